@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Boot a guest under emulation, talk to it, and dump its memory."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .elfcore import ElfCore
+
+# Plenty on an idle machine, where a guest takes some 20 s; not too short on a busy one.
+BOOT_SECONDS = 300.0
+
+KERNEL_ARGUMENTS = (
+    "console=ttyS0",
+    "quiet",
+    "panic=-1",
+    # All of the hot-plugged memory becomes ZONE_MOVABLE.
+    "memhp_default_state=online_movable",
+    "secretmem.enable=1",
+    # The workload turns them on, after it has told khugepaged to sleep.
+    "transparent_hugepage=never",
+    "rootfstype=ramfs",
+)
+
+
+class GuestError(Exception):
+    """The guest did not do what it was meant to. The message holds the end of its console."""
+
+
+class Qmp:
+    """A connection to the monitor of the emulator."""
+
+    def __init__(self, path: Path, timeout: float = BOOT_SECONDS) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rw")
+        self._file.readline()  # the greeting
+        self("qmp_capabilities")
+
+    def __call__(self, command: str, **arguments: object) -> Any:
+        """Run a command, and return what it answers."""
+        self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._file.flush()
+        # Events may come before the answer.
+        for line in self._file:
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise GuestError(f"{command}: {answer['error']['desc']}")
+        raise GuestError(f"{command}: the emulator went away")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._file.close()
+        self._socket.close()
+
+
+class Guest:
+    """
+    A running guest: node 0 is its boot memory, node 1 is hot-plugged by virtio-mem and movable.
+
+    :ivar drgn_socket: A second monitor, for drgn: a monitor serves one client only.
+    :ivar agent_socket: The second serial port, which the workload answers on, if asked for.
+    """
+
+    def __init__(
+        self,
+        vmlinuz: Path,
+        initramfs: bytes,
+        memory_mib: int = 448,
+        hotplug_mib: int = 512,
+        agent: bool = False,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        # Not in the cache: the path of a socket must be short.
+        self._scratch = tempfile.TemporaryDirectory(prefix="lab.")
+        directory = Path(self._scratch.name)
+        self.drgn_socket = directory / "drgn"
+        self.agent_socket = directory / "agent"
+        self._serial = directory / "serial"
+        self._errors = directory / "errors"
+        (directory / "initramfs").write_bytes(initramfs)
+        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
+        command += ["-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none"]
+        command += ["-kernel", str(vmlinuz), "-initrd", str(directory / "initramfs")]
+        command += ["-append", " ".join((*KERNEL_ARGUMENTS, *arguments))]
+        command += ["-m", f"{memory_mib}M,slots=2,maxmem={memory_mib + hotplug_mib + 4096}M"]
+        command += ["-object", f"memory-backend-ram,id=boot,size={memory_mib}M"]
+        command += ["-numa", "node,nodeid=0,cpus=0-1,memdev=boot", "-numa", "node,nodeid=1"]
+        if hotplug_mib:
+            command += ["-object", f"memory-backend-ram,id=hotplug,size={hotplug_mib}M"]
+            device = f"virtio-mem-pci,id=vmem,memdev=hotplug,node=1,requested-size={hotplug_mib}M"
+            command += ["-device", device]
+        # The kernel leaves its VMCOREINFO there, without which no dump can be opened.
+        command += ["-device", "vmcoreinfo", "-serial", f"file:{self._serial}"]
+        if agent:
+            command += ["-serial", f"unix:{self.agent_socket},server=on,wait=off"]
+        for path in (directory / "qmp", self.drgn_socket):
+            command += ["-qmp", f"unix:{path},server=on,wait=off"]
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+        self._qmp_path = directory / "qmp"
+        self._qmp: Qmp | None = None
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._qmp:
+            self._qmp.close()
+        self._process.kill()
+        self._process.wait()
+        self._scratch.cleanup()
+
+    def serial(self) -> str:
+        """Return what the guest has printed on its console so far."""
+        try:
+            return self._serial.read_bytes().decode(errors="replace").replace("\r", "")
+        except FileNotFoundError:
+            return ""
+
+    def wait_for(self, line: str, timeout: float = BOOT_SECONDS) -> None:
+        """
+        Wait until the guest prints a line.
+
+        :raises GuestError: if it does not, in time
+        """
+        deadline = time.monotonic() + timeout
+        while line not in self.serial().splitlines():
+            status = self._process.poll()
+            if status is not None:
+                raise self._error(f"the emulator ended with status {status}: {self._errors.read_text()}")
+            if time.monotonic() > deadline:
+                raise self._error(f"the guest did not print {line!r} within {timeout:.0f} s")
+            time.sleep(0.1)
+
+    def _error(self, what: str) -> GuestError:
+        tail = "\n".join(self.serial().splitlines()[-40:])
+        return GuestError(f"{what}\nend of the console:\n{tail}")
+
+    @property
+    def qmp(self) -> Qmp:
+        """The monitor."""
+        if not self._qmp:
+            self._qmp = Qmp(self._qmp_path)
+        return self._qmp
+
+    def dump(self, path: Path) -> None:
+        """
+        Stop the guest for good, and write all of its memory to an ELF file.
+
+        :raises GuestError: if the dump has no VMCOREINFO
+        """
+        self.qmp("stop")
+        self.qmp("dump-guest-memory", paging=False, protocol=f"file:{path}")
+        if not ElfCore(path).vmcoreinfo():
+            raise self._error("the dump has no VMCOREINFO: qemu_fw_cfg did not load in the guest?")

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Fetch a kernel of the matrix: its image, its modules and its debug information, all of one version.
+
+Nothing is pinned, because superseded versions leave the archive: the newest version that can really be fetched is resolved
+by apt, from the mirror that this machine itself uses, with apt's own lists and state left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import cache_dir, new_directory
+from .matrix import Kernel
+
+APT_DIRECTORY = Path("/etc/apt")
+
+
+class FetchError(Exception):
+    """A kernel of the matrix could not be had. Never a reason to skip a test."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """A fetched kernel."""
+
+    name: str
+    version: str
+    release: str
+    directory: Path
+
+    @property
+    def vmlinuz(self) -> Path:
+        """The bootable image."""
+        return self.directory / "vmlinuz"
+
+    @property
+    def vmlinux(self) -> Path:
+        """Debug information of the image."""
+        return self.directory / "vmlinux"
+
+    @property
+    def modules(self) -> Path:
+        """All modules, as a tree of uncompressed .ko files."""
+        return self.directory / "modules"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One line of apt's sources: where, which suite, and who signs it."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    signed_by: str
+
+
+def fetch(kernel: Kernel, refresh: bool = False) -> Files:
+    """
+    Return the files of a kernel, from the cache when it has any version of it.
+
+    :param refresh: Ask the archive for a newer version, even when the cache has one.
+    :raises FetchError: if no version of the kernel can be fetched
+    """
+    if not refresh:
+        cached = newest_cached(kernel)
+        if cached:
+            return cached
+    apt = _Apt(kernel)
+    failures = []
+    for version in apt.versions():
+        directory = _kernel_cache(kernel) / version
+        if (directory / "meta.json").exists():
+            return _load(kernel, directory)
+        try:
+            return _fetch_version(kernel, apt, version, directory)
+        except (subprocess.CalledProcessError, FetchError) as error:
+            # The index may be ahead of the pool it describes: the next older version can still be whole.
+            failures.append(f"{version}: {error}")
+    raise FetchError(f"kernel {kernel.name}: no version of it could be fetched; tried " + "; ".join(failures))
+
+
+def newest_cached(kernel: Kernel) -> Files | None:
+    """Return the kernel most recently fetched into the cache, if any."""
+    found = sorted(_kernel_cache(kernel).glob("*/meta.json"), key=lambda path: path.stat().st_mtime)
+    return _load(kernel, found[-1].parent) if found else None
+
+
+def _kernel_cache(kernel: Kernel) -> Path:
+    return cache_dir() / "kernels" / kernel.name
+
+
+def _load(kernel: Kernel, directory: Path) -> Files:
+    meta = json.loads((directory / "meta.json").read_text())
+    return Files(kernel.name, meta["version"], meta["release"], directory)
+
+
+def _fetch_version(kernel: Kernel, apt: _Apt, version: str, directory: Path) -> Files:
+    image, debug = kernel.metapackages
+    packages = sorted(apt.kernel_packages(image, version))
+    debug_packages = sorted(apt.kernel_packages(debug, version))
+    with new_directory(directory) as scratch:
+        tree = scratch / "tree"
+        tree.mkdir()
+        # The image packages first: they are small, so a version that left the pool is noticed before the long download.
+        for package in packages:
+            _unpack(apt.download(package, version, scratch), tree, ["./boot/*", "./lib/modules/*", "./usr/lib/modules/*"])
+        vmlinuz = _the_one(tree, ["boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"])
+        shutil.move(vmlinuz, scratch / "vmlinuz")
+        drivers = _the_one(tree, ["lib/modules/*/kernel", "usr/lib/modules/*/kernel"])
+        release = drivers.parent.name
+        shutil.move(drivers, scratch / "modules")
+        _decompress_modules(scratch / "modules")
+        for package in debug_packages:
+            pattern = ["./usr/lib/debug/boot/vmlinux-*", "./usr/lib/debug/lib/modules/*/vmlinux"]
+            _unpack(apt.download(package, version, scratch), tree, pattern, only_first=True)
+        vmlinux = _the_one(tree, ["usr/lib/debug/boot/vmlinux-*", "usr/lib/debug/lib/modules/*/vmlinux"])
+        if release not in str(vmlinux):
+            raise FetchError(f"image is {release}, debug information is {vmlinux.relative_to(tree)}")
+        shutil.move(vmlinux, scratch / "vmlinux")
+        shutil.rmtree(tree)
+        meta = {"kernel": kernel.name, "version": version, "release": release, "packages": packages + debug_packages}
+        (scratch / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    return _load(kernel, directory)
+
+
+def _unpack(deb: Path, tree: Path, patterns: Sequence[str], only_first: bool = False) -> None:
+    """Unpack members of a package, then delete the package; ``only_first`` stops decompressing at the first one."""
+    unpack = ["tar", "-x", "-C", str(tree), "--wildcards", *patterns]
+    if only_first:
+        # In most packages vmlinux comes early. Without --occurrence tar would read to the end: 200 MB more of xz.
+        # tar counts occurrences for each pattern, hence the one pattern that matches the same names.
+        unpack[4:] = ["--no-anchored", "--wildcards", "--occurrence=1", "vmlinux*"]
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as package:
+        result = subprocess.run(unpack, stdin=package.stdout, stderr=subprocess.PIPE, text=True, check=False)
+        if package.stdout:
+            package.stdout.close()
+    # Packages differ in which of the patterns they have; what is missing in the end is noticed by _the_one().
+    if result.returncode and "Not found in archive" not in result.stderr:
+        raise FetchError(f"cannot unpack {deb.name}: {result.stderr.strip()}")
+    deb.unlink()
+
+
+def _the_one(tree: Path, patterns: Iterable[str]) -> Path:
+    found = [path for pattern in patterns for path in tree.glob(pattern)]
+    if len(found) != 1:
+        raise FetchError(f"expected one of {', '.join(patterns)} in the packages, found {len(found)}")
+    return found[0]
+
+
+def _decompress_modules(modules: Path) -> None:
+    for path in modules.rglob("*.ko.xz"):
+        path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
+        path.unlink()
+
+
+class _Apt:
+    """apt with lists, state and sources of its own, one set for each kernel."""
+
+    # Updating with another list of sources would delete what the lists directory knows of suites no longer in it;
+    # hence one directory for each kernel.
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        root = cache_dir() / "apt" / kernel.name
+        for part in ("lists/partial", "cache/archives/partial"):
+            (root / part).mkdir(parents=True, exist_ok=True)
+        # Installed packages would take part in the resolution.
+        (root / "status").write_text("")
+        machine = list(machine_sources())
+        lines = [_source_line(suite, machine) for suite in kernel.suites]
+        (root / "sources.list").write_text("".join(line + "\n" for line in lines))
+        self._options = [
+            f"Dir::Etc::sourcelist={root}/sources.list",
+            "Dir::Etc::sourceparts=-",
+            f"Dir::State::lists={root}/lists",
+            f"Dir::State::status={root}/status",
+            f"Dir::Cache={root}/cache",
+            "Acquire::Languages=none",
+            "Acquire::Retries=3",
+            "APT::Architecture=amd64",
+            # The unprivileged user that apt downloads as cannot write into these directories.
+            f"APT::Sandbox::User={os.environ.get('USER', 'root')}",
+        ]
+        self._run("apt-get", "-qq", "update")
+
+    def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> str:
+        options = [word for option in self._options for word in ("-o", option)]
+        command = [tool, *options, *arguments]
+        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise FetchError(f"{tool} {shlex.join(arguments)} failed: {result.stderr.strip() or result.stdout.strip()}")
+        return result.stdout
+
+    def _records(self, package: str) -> list[dict[str, str]]:
+        """Return what the suites know of a package, newest version first."""
+        records = []
+        for text in self._run("apt-cache", "show", package).split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith(" "))
+            if fields.get("Package") == package:
+                records.append(fields)
+        return records
+
+    def versions(self) -> list[str]:
+        """Return the versions that have both an image and debug information, newest first."""
+        image, debug = ([record["Version"] for record in self._records(name)] for name in self._kernel.metapackages)
+        both = [version for version in dict.fromkeys(image) if version in debug]
+        if not both:
+            raise FetchError(f"kernel {self._kernel.name}: no version in {', '.join(self._kernel.suites)} has debug packages")
+        return both
+
+    def kernel_packages(self, metapackage: str, version: str) -> set[str]:
+        """
+        Return the packages that a metapackage stands for, followed through its dependencies.
+
+        One package holds image and modules up to 7.1; from 7.2 it became empty and they are in linux-binary-* and
+        linux-modules-*.
+        """
+        found: set[str] = set()
+        pending = [metapackage]
+        while pending:
+            name = pending.pop()
+            record = next((r for r in self._records(name) if r["Version"] == version), {})
+            for dependency in record.get("Depends", "").split(","):
+                match = re.match(r"\s*(linux-(?:image|binary|modules)-\d\S*)", dependency)
+                if match and match[1] not in found:
+                    found.add(match[1])
+                    pending.append(match[1])
+        if not found:
+            raise FetchError(f"{metapackage} {version} depends on no kernel package")
+        return found
+
+    def download(self, package: str, version: str, directory: Path) -> Path:
+        """Download one package; apt verifies it."""
+        before = set(directory.glob("*.deb"))
+        self._run("apt-get", "-qq", "download", f"{package}={version}", cwd=directory)
+        (deb,) = set(directory.glob("*.deb")) - before
+        return deb
+
+
+def _source_line(suite: str, machine: Sequence[Source]) -> str:
+    """
+    Return the line for one suite, on the mirror from which this machine gets its own suite of that kind.
+
+    :raises FetchError: if the machine has no such mirror
+    """
+    security = suite.endswith("-security")
+    codename = suite.split("-")[0]
+    known = [s for s in machine if "main" in s.components and s.suite.endswith("-security") == security]
+    # The suite itself if it is among the machine's, else the mirror of the machine's own release.
+    known.sort(key=lambda s: (s.suite == suite, s.suite == _os_codename() + "-security" * security), reverse=True)
+    if not known or (known[0].suite != suite and not known[0].suite.startswith(_os_codename())):
+        raise FetchError(
+            f"apt on this machine has no mirror for suite {suite} ({codename}): the lab needs a machine, or a container, of the "
+            f"distribution that builds its kernels"
+        )
+    options = "arch=amd64 target=Packages" + (f" signed-by={known[0].signed_by}" if known[0].signed_by else "")
+    return f"deb [{options}] {known[0].uri} {suite} main"
+
+
+def _os_codename() -> str:
+    text = Path("/etc/os-release").read_text()
+    match = re.search(r'^VERSION_CODENAME="?([^"\n]+)', text, re.MULTILINE)
+    return match[1] if match else "(no codename)"
+
+
+def machine_sources() -> Iterable[Source]:
+    """Yield what the machine's own apt is configured to use, from both formats of its files."""
+    for path in [APT_DIRECTORY / "sources.list", *sorted((APT_DIRECTORY / "sources.list.d").glob("*.list"))]:
+        if path.exists():
+            yield from _parse_one_line_format(path.read_text())
+    for path in sorted((APT_DIRECTORY / "sources.list.d").glob("*.sources")):
+        yield from _parse_deb822_format(path.read_text())
+
+
+def _parse_one_line_format(text: str) -> Iterable[Source]:
+    for line in text.splitlines():
+        match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+([^#]+)", line)
+        if match:
+            options = dict(option.split("=", 1) for option in (match[1] or "").split() if "=" in option)
+            yield Source(match[2], match[3], tuple(match[4].split()), options.get("signed-by", ""))
+
+
+def _parse_deb822_format(text: str) -> Iterable[Source]:
+    # Comments go first: one may stand between two fields of a paragraph.
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for paragraph in re.split(r"\n\s*\n", text):
+        unfolded = re.sub(r"\n[ \t]+", " ", paragraph)
+        fields = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in unfolded.splitlines())}
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() == "no":
+            continue
+        signed_by = fields.get("signed-by", "")
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                # An inline key would not fit on one line; the machine's trusted keys are used then.
+                key = signed_by if signed_by.startswith("/") else ""
+                yield Source(uri, suite, tuple(fields.get("components", "").split()), key)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The one list of kernels that the tests run on. A new kernel is one line in :data:`KERNELS`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """
+    One kernel, named by where to find the newest build of it.
+
+    :ivar name: Upstream series, which is also the name in the cache and on the command line.
+    :ivar suites: Suites of the distribution to look into; the newest version that can really be fetched wins.
+    :ivar lacks: Scenarios of the workload that this kernel cannot show. The guest must say the same, or the test fails.
+    :ivar flavour: The smallest flavour whose debug package is not of the order of a gigabyte.
+    """
+
+    name: str
+    suites: tuple[str, ...]
+    lacks: frozenset[str] = frozenset()
+    flavour: str = "cloud-amd64"
+
+    @property
+    def metapackages(self) -> tuple[str, str]:
+        """Packages that depend on the newest image and on its debug information."""
+        return f"linux-image-{self.flavour}", f"linux-image-{self.flavour}-dbg"
+
+
+KERNELS: tuple[Kernel, ...] = (
+    Kernel("5.10", ("bullseye",)),
+    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security")),
+    Kernel("6.12", ("trixie",)),
+    Kernel("7.3", ("trixie-backports",)),
+)
+
+
+def kernel(name: str) -> Kernel:
+    """Return the entry of that name, or say which names there are."""
+    for entry in KERNELS:
+        if entry.name == name:
+            return entry
+    raise KeyError(f"no kernel {name!r} in the matrix; there are: {', '.join(k.name for k in KERNELS)}")
