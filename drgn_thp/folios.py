@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A table of folios: one row per folio, one numpy column per fact, each column decoded when it is first asked for."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping, Optional
+
+import numpy
+import numpy.typing
+
+from .facts import FLAGS
+from .kernel import Kernel
+
+Column = numpy.typing.NDArray[Any]
+
+
+# Columns that are attached to a table, beside the facts: see Context in ``context.py``.
+ATTACHED_BOOLEANS = (
+    "broken",
+    "buffer_busy",
+    "has_writepage",
+    "huge_zero",
+    "hugetlb_available",
+    "hugetlb_migratable_flag",
+    "hugetlb_supported",
+    "hugetlb_target",
+    "inaccessible",
+    "pageblock_cma",
+    "pageblock_isolated",
+    "virtio_mem",
+    "zero_page",
+)
+BOOLEANS = frozenset(ATTACHED_BOOLEANS) | {flag.name for flag in FLAGS}
+
+
+class Folios:
+    """
+    Columns of folios of one kernel.
+
+    ``f.refcount`` is an array with an entry per row. Facts come from ``source``; what the formulas add is a function of
+    the table, not a column of it.
+    """
+
+    def __init__(self, length: int, kernel: Kernel, source: Callable[[str], Column]) -> None:
+        self.length = length
+        self.kernel = kernel
+        self._source = source
+
+    def __getattr__(self, name: str) -> Column:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        column = self._source(name)
+        setattr(self, name, column)
+        return column
+
+    def __len__(self) -> int:
+        return self.length
+
+    def attach(self, **columns: Column) -> None:
+        """Add columns that do not come from struct pages: what the folios' mappings, zones or batches say."""
+        for name, column in columns.items():
+            setattr(self, name, column)
+
+    def select(self, rows: Column) -> Folios:
+        """Return the table of some rows (indices or a mask)."""
+        length = int(numpy.count_nonzero(rows)) if rows.dtype == bool else len(rows)
+        return Folios(length, self.kernel, lambda name: getattr(self, name)[rows])
+
+
+def table(kernel: Kernel, columns: Mapping[str, Any], defaults: Optional[Mapping[str, Any]] = None) -> Folios:
+    """
+    Make a table from plain columns: for tests, and for folios described by hand.
+
+    :param columns: Sequences of equal length, by fact
+    :param defaults: Value of columns that are not given; 0 or False where they are not in here either
+    """
+    arrays = {name: numpy.asarray(column) for name, column in columns.items()}
+    lengths = {len(array) for array in arrays.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"columns of different lengths: {sorted(lengths)}")
+    length = lengths.pop()
+
+    def source(name: str) -> Column:
+        if name in arrays:
+            return arrays[name]
+        if defaults is not None and name in defaults:
+            return numpy.full(length, defaults[name])
+        return numpy.full(length, False if name in BOOLEANS else 0)
+
+    return Folios(length, kernel, source)

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Struct pages of a range of page frames → rows of folios → columns.
+
+The memmap is read in pieces of about 1 MiB: smaller ones pay for the call, larger ones leave the processor's cache. Which
+struct pages of a piece are folios worth decoding is found by a few looks at all of them; everything else is done for
+those rows only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from drgn import Program
+
+from .errors import UnknownLayout
+from .folios import Column, Folios
+from .kernel import Kernel
+from .layout import STRUCT_PAGES_WITH_FACTS, Field, Layout
+from .pagetype import PageType
+
+CHUNK_BYTES = 1 << 20
+MAX_FOLIO_ORDER = 22  # 16 GiB of 4 KiB pages: the largest gigantic page of any supported architecture
+_ALL_ONES = 0xFFFFFFFFFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The struct pages of consecutive page frames, as read."""
+
+    pfn: int
+    count: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Struct pages of some folios: enough to decode every fact of them, long after their chunk is gone."""
+
+    pfn: Column
+    pages: tuple[Column, ...]
+    """The first struct pages of each folio, as bytes; zero where the folio has fewer."""
+    order: Column
+    subpage_mapcounts: Column
+    """Sum of ``_mapcount + 1`` over the pages of a large folio, on kernels that keep no total."""
+    broken: Column
+    """Heads that contradict themselves: an order that does not fit the page frame. Taken as order 0."""
+
+    def __len__(self) -> int:
+        return len(self.pfn)
+
+    def select(self, rows: Column) -> Rows:
+        return Rows(
+            self.pfn[rows],
+            tuple(page[rows] for page in self.pages),
+            self.order[rows],
+            self.subpage_mapcounts[rows],
+            self.broken[rows],
+        )
+
+
+def concatenate(parts: list[Rows]) -> Rows:
+    """Return one table with the rows of several."""
+    return Rows(
+        numpy.concatenate([part.pfn for part in parts]),
+        tuple(numpy.concatenate([part.pages[i] for part in parts]) for i in range(STRUCT_PAGES_WITH_FACTS)),
+        numpy.concatenate([part.order for part in parts]),
+        numpy.concatenate([part.subpage_mapcounts for part in parts]),
+        numpy.concatenate([part.broken for part in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a first look at a chunk finds."""
+
+    rows: Column
+    """Indices of the struct pages that are folios in use, or typed, or frozen."""
+    flags: Column
+    counts: Column
+    mapping: Column
+    """Columns of those rows; ``counts`` is the pair of map count (or type) and reference count as one word."""
+    poisoned: int
+    """Struct pages that were never initialised."""
+
+
+class Memmap:
+    """The bulk reader of one target's struct pages."""
+
+    def __init__(self, prog: Program, layout: Layout, kernel: Kernel) -> None:
+        self.prog = prog
+        self.layout = layout
+        self.kernel = kernel
+        self.size = layout.page_struct_size
+        self.pages_per_chunk = max(CHUNK_BYTES // self.size, 1)
+        fields = layout.fields
+        self._flags, self._word, self._mapping = fields["flags"], fields["compound_word"], fields["mapping"]
+        type_word, refcount = fields["type_word"], fields["refcount"]
+        offset = min(type_word.offset, refcount.offset)
+        if {type_word.offset - offset, refcount.offset - offset} != {0, 4}:
+            raise UnknownLayout("_mapcount and _refcount of struct page are not neighbours")
+        self._counts = Field(type_word.fact, 0, offset, numpy.dtype(type_word.dtype.byteorder + "u8"), None, None)
+        free = bytearray(8)  # _refcount 0, _mapcount -1
+        free[type_word.offset - offset : type_word.offset - offset + 4] = b"\xff\xff\xff\xff"
+        self._free_counts = numpy.frombuffer(bytes(free), self._counts.dtype)[0]
+        self._loud = numpy.uint64(layout.flag("locked") | layout.flag("head"))
+        self._head = numpy.uint64(layout.flag("head"))
+        # A tail holds its head's address in compound_head, and only then do optimised hugetlb folios have fake heads.
+        self._fake_heads = self._word.place is not None and self._word.place.member == "compound_head"
+
+    def page_address(self, pfn: int) -> int:
+        """Return the address of a page frame's ``struct page``."""
+        return self.layout.vmemmap + pfn * self.size
+
+    def read(self, pfn: int, count: int) -> Chunk:
+        """
+        Read the struct pages of consecutive page frames in one piece.
+
+        :raises FaultError: if any of them cannot be read
+        """
+        return Chunk(pfn, count, self.prog.read(self.page_address(pfn), count * self.size))
+
+    def _column(self, chunk: Chunk, field: Field) -> Column:
+        return numpy.ndarray((chunk.count,), field.dtype, chunk.data, field.offset, (self.size,))
+
+    def live(self, chunk: Chunk) -> Live:
+        """
+        Find the struct pages of a chunk that describe something.
+
+        A struct page without references, without mappings or a type, neither locked nor a head, is a free page behind the
+        first of its buddies or on a per-CPU list, or a tail that no page table maps. (A folio that is frozen for
+        migration or split has no references, but is locked; a free hugetlb folio of old kernels is a head.)
+        """
+        flags, counts = self._column(chunk, self._flags), self._column(chunk, self._counts)
+        interesting = counts != self._free_counts
+        if not interesting.all():
+            interesting |= (flags & self._loud) != 0
+            rows = numpy.flatnonzero(interesting)
+            flags, counts = flags[rows], counts[rows]
+            words, mapping = self._column(chunk, self._word)[rows], self._column(chunk, self._mapping)[rows]
+        else:
+            rows = numpy.arange(chunk.count)
+            words, mapping = self._column(chunk, self._word), self._column(chunk, self._mapping)
+        tails = (words & numpy.uint64(1)) != 0
+        poisoned = 0
+        if tails.any():
+            poisoned = int(numpy.count_nonzero(flags[tails] == numpy.uint64(_ALL_ONES)))
+            keep = ~tails
+            rows, flags, counts, mapping = rows[keep], flags[keep], counts[keep], mapping[keep]
+        if self._fake_heads:
+            heads = numpy.flatnonzero((flags & self._head) != 0)
+            if len(heads):
+                fakes = heads[self._is_fake_head(chunk, rows[heads])]
+                if len(fakes):
+                    keep = numpy.ones(len(rows), dtype=bool)
+                    keep[fakes] = False
+                    rows, flags, counts, mapping = rows[keep], flags[keep], counts[keep], mapping[keep]
+        return Live(rows, flags, counts, mapping, poisoned)
+
+    def _is_fake_head(self, chunk: Chunk, heads: Column) -> Column:
+        """
+        Return which heads are really tails: page_fixed_fake_head().
+
+        The tail struct pages of an optimised hugetlb folio are mapped onto the page that holds its head, so that each
+        page-aligned one looks like a head. The next struct page tells whose it is.
+        """
+        addresses = numpy.uint64(self.layout.vmemmap) + (heads + chunk.pfn).astype(numpy.uint64) * numpy.uint64(self.size)
+        following = numpy.minimum(heads + 1, chunk.count - 1)
+        words = self._column(chunk, self._word)[following]
+        points_away = ((words & numpy.uint64(1)) != 0) & (words - numpy.uint64(1) != addresses)
+        aligned = (addresses & numpy.uint64(self.kernel.page_size - 1)) == 0
+        result: Column = aligned & points_away & (heads + 1 < chunk.count)
+        return result
+
+    def rows(self, chunk: Chunk, indices: Column) -> Rows:
+        """Copy the struct pages of some folios of a chunk; ``indices`` are those of their heads."""
+        matrix = numpy.frombuffer(chunk.data, numpy.uint8).reshape(chunk.count, self.size)
+        first = matrix[indices]
+        count = len(indices)
+        pfn = indices.astype(numpy.int64) + chunk.pfn
+        pages = [first] + [numpy.zeros_like(first) for _ in range(STRUCT_PAGES_WITH_FACTS - 1)]
+        order = numpy.zeros(count, numpy.int64)
+        sums = numpy.zeros(count, numpy.int64)
+        broken = numpy.zeros(count, dtype=bool)
+        large = numpy.flatnonzero((self._decode(self._flags, pages) & self._head) != 0)
+        if len(large):
+            inside = indices[large] + 1 < chunk.count
+            broken[large[~inside]] = True
+            large = large[inside]
+            pages[1][large] = matrix[indices[large] + 1]
+            orders = self._decode(self.layout.fields["order"], pages)[large].astype(numpy.int64)
+            bad = (orders == 0) | (orders > MAX_FOLIO_ORDER)
+            bad |= (pfn[large] & ((1 << numpy.minimum(orders, MAX_FOLIO_ORDER)) - 1)) != 0
+            broken[large[bad]] = True
+            pages[1][large[bad]] = 0
+            large, orders = large[~bad], orders[~bad]
+            order[large] = orders
+            for i in range(2, STRUCT_PAGES_WITH_FACTS):
+                has = large[(1 << orders > i) & (indices[large] + i < chunk.count)]
+                pages[i][has] = matrix[indices[has] + i]
+            if not self.kernel.large_mapcount and len(large):
+                sums[large] = self._subpage_mapcounts(chunk, indices[large], orders)
+        return Rows(pfn, tuple(pages), order, sums, broken)
+
+    def _subpage_mapcounts(self, chunk: Chunk, heads: Column, orders: Column) -> Column:
+        mapcounts = self._column(chunk, self.layout.fields["type_word"]).astype(numpy.int32).astype(numpy.int64) + 1
+        running = numpy.concatenate(([0], numpy.cumsum(mapcounts)))
+        ends = numpy.minimum(heads + (1 << orders), chunk.count)
+        result: Column = running[ends] - running[heads]
+        return result
+
+    def _decode(self, field: Field, pages: Any) -> Column:
+        page = pages[field.page]
+        column: Column = numpy.ndarray((len(page),), field.dtype, page, field.offset, (self.size,))
+        return column if field.mask is None else column & field.dtype.type(field.mask)
+
+    def folios(self, rows: Rows) -> Folios:
+        """Return the table of facts of some folios."""
+        return Folios(len(rows), self.kernel, lambda name: self._fact(rows, name))
+
+    def _fact(self, rows: Rows, name: str) -> Column:
+        layout = self.layout
+        if name in layout.flag_masks:
+            page = layout.flag_pages[name]
+            word = self._fact(rows, "large_flags" if page else "flags")
+            return (word & numpy.uint64(layout.flag_masks[name])) != 0
+        if name in ("pfn", "order", "subpage_mapcounts", "broken"):
+            column: Column = getattr(rows, name)
+            return column
+        if name == "type":
+            return self._type(rows)
+        if name == "zone":
+            return layout.zone.of(self._fact(rows, "flags")).astype(numpy.int64)
+        if name == "node":
+            return layout.node.of(self._fact(rows, "flags")).astype(numpy.int64)
+        if name == "hugetlb_migratable_flag":
+            return self._hugetlb_migratable_flag(rows)
+        fact = layout.facts.get(name)
+        if fact is None:
+            raise AttributeError(f"no fact {name!r}")
+        field = layout.fields.get(name)
+        if field is None:
+            return numpy.full(len(rows), fact.absent)
+        column = self._decode(field, rows.pages).astype(numpy.int64 if field.dtype.kind == "i" else numpy.uint64)
+        if fact.bias:
+            column = column + fact.bias
+        if fact.large_only:
+            column = numpy.where((rows.order > 0) & (1 << rows.order > field.page), column, fact.absent)
+        return column
+
+    def _type(self, rows: Rows) -> Column:
+        layout = self.layout
+        types = layout.types.decode(self._decode(layout.fields["type_word"], rows.pages))
+        types[self._fact(rows, "slab_flag")] = PageType.SLAB
+        if layout.hugetlb_dtor is not None:
+            huge = (rows.order > 0) & (self._fact(rows, "compound_dtor") == layout.hugetlb_dtor)
+            types[huge] = PageType.HUGETLB
+        types[self._fact(rows, "hugetlb_flag")] = PageType.HUGETLB
+        return types
+
+    def _hugetlb_migratable_flag(self, rows: Rows) -> Column:
+        """Return HPG_migratable: a bit of ``private``; until v5.12 PG_private of the first tail page ("active")."""
+        bit = self.layout.enumerators.get("HPG_migratable")
+        if bit is None:
+            return (self._fact(rows, "large_flags") & numpy.uint64(self.layout.flag("private_flag"))) != 0
+        return (self._fact(rows, "private") & numpy.uint64(1 << bit)) != 0
+
+    def read_folio(self, pfn: int) -> Rows:
+        """
+        Read the folio that a page frame belongs to, in one piece.
+
+        :return: A table of one row
+        :raises FaultError: if a struct page cannot be read
+        """
+        head = self.head_pfn(pfn)
+        first = numpy.array([0])
+        chunk = self.read(head, 1)
+        if not int(self._column(chunk, self._flags)[0]) & int(self._head):
+            return self.rows(chunk, first)
+        chunk = self.read(head, 2)
+        order = int(self.rows(chunk, first).order[0])
+        count = min(1 << order, STRUCT_PAGES_WITH_FACTS if self.kernel.large_mapcount else self.pages_per_chunk)
+        return self.rows(self.read(head, max(count, 2)), first)
+
+    def head_pfn(self, pfn: int) -> int:
+        """
+        Return the page frame of the head of a page's folio: compound_head().
+
+        :raises FaultError: if a struct page cannot be read
+        """
+        chunk = self.read(pfn, 1)
+        word = int(self._column(chunk, self._word)[0])
+        address = self.page_address(pfn)
+        if not word & 1:
+            flags = int(self._column(chunk, self._flags)[0])
+            if not (self._fake_heads and flags & int(self._head)):
+                return pfn
+            word = int(self._column(self.read(pfn + 1, 1), self._word)[0])
+            if not word & 1:
+                return pfn
+        if word == _ALL_ONES:  # never initialised
+            return pfn
+        head = address & word if self.layout.tails_hold_masks and is_mask(word, self.size) else word - 1
+        offset = head - self.layout.vmemmap
+        if offset < 0 or offset % self.size or offset // self.size > pfn:
+            return pfn
+        return offset // self.size
+
+
+def is_mask(word: int, size: int) -> bool:
+    """
+    Return whether a tail's compound_info is a mask for its own address, not the head's address.
+
+    A mask has all bits set from some power of two upwards, which is at least two struct pages.
+    """
+    low = (~(word & ~1) + 1) & _ALL_ONES
+    return low & (low - 1) == 0 and low >= 2 * size

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory sections: which parts of the physical address space have struct pages, which are online, and their pageblocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy
+from drgn import FaultError, Program, TypeKind
+
+from .errors import UnknownLayout
+from .folios import Column
+from .kernel import Kernel
+from .layout import Layout, find_enumerator, find_type
+
+# include/linux/mmzone.h: low bits of mem_section::section_mem_map; enumerators since v5.19, the same values before.
+SECTION_HAS_MEM_MAP = 1 << 1
+SECTION_IS_ONLINE = 1 << 2
+MAX_SECTIONS = 1 << 25
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The sections that have a memmap, in ascending order."""
+
+    prog: Program
+    pages_per_section: int
+    number: Column
+    online: Column
+    usage: Column
+    """Address of each ``struct mem_section_usage``."""
+    unreadable: int
+    """Roots of the section table that could not be read: sections missing from here."""
+
+    def runs(self, online: bool = True) -> list[tuple[int, int]]:
+        """Return the longest ranges of page frames whose sections all are online (or all offline)."""
+        numbers = self.number[self.online == online]
+        if not len(numbers):
+            return []
+        breaks = numpy.flatnonzero(numpy.diff(numbers) != 1) + 1
+        size = self.pages_per_section
+        return [(int(run[0]) * size, (int(run[-1]) + 1) * size) for run in numpy.split(numbers, breaks)]
+
+    def index(self, pfn: int) -> Optional[int]:
+        """Return the position of a page frame's section, or None where there is no memmap."""
+        number = pfn // self.pages_per_section
+        position = int(numpy.searchsorted(self.number, number))
+        if position < len(self.number) and self.number[position] == number:
+            return position
+        return None
+
+
+def read_sections(prog: Program) -> Sections:
+    """
+    Read the table of memory sections.
+
+    :raises UnknownLayout: if the kernel has none (FLATMEM)
+    """
+    section_type = find_type(prog, "struct mem_section")
+    try:
+        table = prog["mem_section"]
+    except LookupError:
+        raise UnknownLayout("this kernel has no memory sections (CONFIG_SPARSEMEM)") from None
+    if section_type is None or section_type.size is None:
+        raise UnknownLayout("struct mem_section not found")
+    per_root = int(prog["SECTIONS_PER_ROOT"].value_())
+    pages = 1 << (int(prog["SECTION_SIZE_BITS"].value_()) - int(prog["PAGE_SHIFT"].value_()))
+    try:
+        highest = int(prog["__highest_present_section_nr"].value_())
+    except LookupError:
+        highest = int(prog["NR_SECTION_ROOTS"].value_()) * per_root - 1
+    if not 0 <= highest < MAX_SECTIONS:
+        raise UnknownLayout(f"__highest_present_section_nr is {highest}")
+    size = section_type.size
+    unreadable = 0
+    numbers, words, usages = [], [], []
+    for root_nr, address in enumerate(_roots(prog, table, highest // per_root + 1, per_root * size)):
+        if not address:
+            continue
+        try:
+            data = prog.read(address, per_root * size)
+        except FaultError:
+            unreadable += 1
+            continue
+        words.append(numpy.ndarray((per_root,), "u8", data, _offset(section_type, "section_mem_map"), (size,)))
+        usages.append(numpy.ndarray((per_root,), "u8", data, _offset(section_type, "usage"), (size,)))
+        numbers.append(numpy.arange(root_nr * per_root, (root_nr + 1) * per_root))
+    if not numbers:
+        raise UnknownLayout("no memory section can be read")
+    number, word, usage = (numpy.concatenate(part) for part in (numbers, words, usages))
+    present = (word & numpy.uint64(SECTION_HAS_MEM_MAP)) != 0
+    online_bit = find_enumerator(prog, "SECTION_IS_ONLINE_BIT")
+    online = SECTION_IS_ONLINE if online_bit is None else 1 << online_bit
+    return Sections(
+        prog, pages, number[present], (word[present] & numpy.uint64(online)) != 0, usage[present], unreadable
+    )
+
+
+def _offset(type_, name: str) -> int:  # type: ignore[no-untyped-def]
+    return int(type_.member(name).bit_offset // 8)
+
+
+def _roots(prog: Program, table, count: int, root_bytes: int) -> list[int]:  # type: ignore[no-untyped-def]
+    """Return the address of each root: an array of arrays, or with SPARSEMEM_EXTREME pointers to arrays."""
+    kind = table.type_.unaliased_kind()
+    if kind == TypeKind.POINTER:
+        base = int(table.value_())
+        data = prog.read(base, 8 * count) if base else b""
+        return [int(address) for address in numpy.frombuffer(data, "u8")]
+    if table.type_.unaliased().type.unaliased_kind() == TypeKind.POINTER:
+        return [int(address) for address in numpy.frombuffer(prog.read(int(table.address_), 8 * count), "u8")]
+    return [int(table.address_) + i * root_bytes for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Pageblocks:
+    """The migrate types of pageblocks."""
+
+    sections: Sections
+    pageblock_order: int
+    bits: int
+    cma: Optional[int]
+    isolate: Optional[int]
+    isolate_bit: Optional[int]
+    offset: int
+
+    def flags(self, section: int) -> Column:
+        """
+        Return the flags of the pageblocks of one section, by its position.
+
+        :raises FaultError: if they cannot be read
+        """
+        count = self.sections.pages_per_section >> self.pageblock_order
+        words = max(count * self.bits // 64, 1)
+        data = self.sections.prog.read(int(self.sections.usage[section]) + self.offset, 8 * words)
+        per_word = 64 // self.bits
+        shifts = (numpy.arange(count, dtype=numpy.uint64) % numpy.uint64(per_word)) * numpy.uint64(self.bits)
+        column = numpy.repeat(numpy.frombuffer(data, "u8"), per_word)[:count] >> shifts
+        result: Column = column & numpy.uint64((1 << self.bits) - 1)
+        return result
+
+    def migratetype(self, flags: Column) -> Column:
+        """Return the migrate type in pageblock flags (``enum migratetype``); the lowest three bits in every kernel."""
+        return flags & numpy.uint64(7)
+
+    def is_cma(self, flags: Column) -> Column:
+        if self.cma is None:
+            return numpy.zeros(len(flags), dtype=bool)
+        return self.migratetype(flags) == self.cma
+
+    def is_isolated(self, flags: Column) -> Column:
+        """Return which pageblocks are isolated: a bit of its own since v6.17, a migrate type before."""
+        if self.isolate_bit is not None:
+            return (flags & numpy.uint64(1 << self.isolate_bit)) != 0
+        if self.isolate is None:
+            return numpy.zeros(len(flags), dtype=bool)
+        return self.migratetype(flags) == self.isolate
+
+
+def read_pageblocks(sections: Sections, layout: Layout, kernel: Kernel) -> Pageblocks:
+    """
+    Find out how pageblock flags are kept.
+
+    :raises UnknownLayout: if struct mem_section_usage has no pageblock_flags
+    """
+    usage = find_type(sections.prog, "struct mem_section_usage")
+    if usage is None or not usage.has_member("pageblock_flags"):
+        raise UnknownLayout("struct mem_section_usage::pageblock_flags not found")
+    isolate_bit = layout.enumerators.get("PB_migrate_isolate")
+    # NR_PAGEBLOCK_BITS is an enumerator until the isolate bit came (v6.17), then roundup_pow_of_two() of it: 8.
+    bits = layout.enumerators.get("NR_PAGEBLOCK_BITS", 4 if isolate_bit is None else 8)
+    return Pageblocks(
+        sections,
+        kernel.pageblock_order,
+        bits,
+        layout.enumerators.get("MIGRATE_CMA"),
+        layout.enumerators.get("MIGRATE_ISOLATE"),
+        isolate_bit,
+        _offset(usage, "pageblock_flags"),
+    )

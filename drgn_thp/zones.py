@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Zones, read once per target; and the proof that the zone and node bits of the flags word are decoded rightly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy
+from drgn import FaultError, Program
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
+
+from .errors import UnknownLayout
+from .layout import Layout
+from .memmap import Memmap
+from .sections import Sections
+
+SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A populated ``struct zone``."""
+
+    node: int
+    index: int
+    name: str
+    start_pfn: int
+    end_pfn: int
+    present_pages: int
+    address: int
+
+
+def read_zones(prog: Program, layout: Layout) -> list[Zone]:
+    """Return every zone that spans page frames."""
+    zones = []
+    for pgdat in for_each_online_pgdat(prog):
+        node = int(pgdat.node_id)
+        for index in range(len(layout.zone_names)):
+            zone = pgdat.node_zones[index]
+            spanned = int(zone.spanned_pages)
+            if spanned:
+                start = int(zone.zone_start_pfn)
+                name = layout.zone_names[index]
+                present = int(zone.present_pages)
+                zones.append(Zone(node, index, name, start, start + spanned, present, int(zone.address_of_())))
+    return zones
+
+
+def check_zone_bits(memmap: Memmap, sections: Sections, zones: list[Zone]) -> None:
+    """
+    Check the zone and node decoded from struct pages against the ranges of the zones themselves.
+
+    The widths of both fields are preprocessor constants of the kernel, so they were derived, not read.
+
+    :raises UnknownLayout: if a page claims a zone that does not reach to it
+    """
+    runs = sections.runs()
+    total = sum(end - start for start, end in runs)
+    step = max(total // SAMPLES, 1)
+    checked = 0
+    for start, end in runs:
+        for pfn in range(start, end, step):
+            if not any(zone.start_pfn <= pfn < zone.end_pfn for zone in zones):
+                continue  # a hole at the end of a section of boot memory
+            try:
+                rows = memmap.rows(memmap.read(pfn, 1), numpy.array([0]))
+            except FaultError:
+                continue
+            folio = memmap.folios(rows)
+            if int(folio.flags[0]) in (0, 0xFFFFFFFFFFFFFFFF):
+                continue  # never initialised
+            node, index = int(folio.node[0]), int(folio.zone[0])
+            checked += 1
+            if not any(z.node == node and z.index == index and z.start_pfn <= pfn < z.end_pfn for z in zones):
+                raise UnknownLayout(
+                    f"page frame {pfn:#x} claims node {node}, zone {index}, which does not reach to it:"
+                    " the flags word of struct page is laid out differently"
+                )
+    if not checked and total:
+        raise UnknownLayout("no struct page could be read to check the layout of its flags word")
