@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Opens what is to be looked at: a core dump, the running kernel, or a QEMU guest.
+
+Types come from DWARF if there is a vmlinux, else from the BTF that the kernel carries in its own memory.
+"""
+
+from .opening import Target, open_target
+from .spec import TargetSpec, add_target_arguments, spec_from_arguments
+
+__all__ = ("Target", "TargetSpec", "add_target_arguments", "open_target", "spec_from_arguments")
