@@ -105,6 +105,8 @@ class Memmap:
         free = bytearray(8)  # _refcount 0, _mapcount -1
         free[type_word.offset - offset : type_word.offset - offset + 4] = b"\xff\xff\xff\xff"
         self._free_counts = numpy.frombuffer(bytes(free), self._counts.dtype)[0]
+        low_end = 0 if type_word.dtype.byteorder != ">" else 4
+        self._type_shift = 0 if type_word.offset - offset == low_end else 32
         self._loud = numpy.uint64(layout.flag("locked") | layout.flag("head"))
         self._head = numpy.uint64(layout.flag("head"))
         # A tail holds its head's address in compound_head, and only then do optimised hugetlb folios have fake heads.
@@ -158,6 +160,12 @@ class Memmap:
                     keep[fakes] = False
                     rows, flags, counts, mapping = rows[keep], flags[keep], counts[keep], mapping[keep]
         return Live(rows, flags, counts, mapping, poisoned)
+
+    def untyped(self, counts: Column) -> Column:
+        """Return which words of map count and type hold a map count, not a page type."""
+        words = (counts >> self._type_shift).astype(numpy.int32)
+        result: Column = words >= -128
+        return result
 
     def _is_fake_head(self, chunk: Chunk, heads: Column) -> Column:
         """

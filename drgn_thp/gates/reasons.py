@@ -10,11 +10,6 @@ BROKEN = Reason(
     "The struct pages of this compound page contradict each other: no order fits the page frame.",
     "Memory corruption, or a dump taken while the folio was made or taken apart: look at the pages around it.",
 )
-ZONE_DEVICE = Reason(
-    "zone-device",
-    "The page belongs to a device (ZONE_DEVICE): it is never migrated by these paths.",
-    "Unbind the device, or free the device memory through its driver.",
-)
 RESERVED = Reason(
     "reserved",
     "PG_reserved: boot-time memory, a hole, or memory that the kernel keeps for itself; never migrated, in any zone.",
@@ -49,11 +44,6 @@ GUARD_PAGE = Reason(
     "guard-page",
     "A guard page of debug_pagealloc.",
     "Boot without debug_guardpage_minorder.",
-)
-UNACCEPTED = Reason(
-    "unaccepted",
-    "Memory of a confidential guest that has not been accepted yet.",
-    "It is accepted when it is first allocated; nothing need be done.",
 )
 KERNEL_PAGE = Reason(
     "kernel-page",

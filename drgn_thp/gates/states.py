@@ -37,10 +37,6 @@ def guard(f: Folios) -> Column:
     return f.type == PageType.GUARD
 
 
-def unaccepted(f: Folios) -> Column:
-    return f.type == PageType.UNACCEPTED
-
-
 def page_offline(f: Folios) -> Column:
     """PageOffline that a driver keeps; virtio-mem gives its own back when asked."""
     return (f.type == PageType.OFFLINE) & ~page_has_movable_ops(f) & (f.refcount > 0) & ~f.virtio_mem

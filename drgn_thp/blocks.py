@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Physical memory blocks: what the kernel on- and offlines at a time, with the state it has for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from drgn import FaultError, Program
+from drgn.helpers.linux.mm import decode_memory_block_state_value, for_each_memory_block
+
+from .sections import Sections
+
+ONLINE, OFFLINE = "online", "offline"
+MAX_BLOCKS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """A ``struct memory_block``, or memory that belongs to none."""
+
+    id: Optional[int]
+    """As in /sys/devices/system/memory/memoryN; None for memory outside of all blocks."""
+    start_pfn: int
+    end_pfn: int
+    state: str
+    derived: bool = False
+    """Made up from the sections, as the kernel's own list could not be read."""
+
+    @property
+    def pages(self) -> int:
+        return self.end_pfn - self.start_pfn
+
+    @property
+    def online(self) -> bool:
+        """Whether its struct pages mean anything: a block that is going offline still has pages in use."""
+        return self.state != OFFLINE
+
+
+def _state(prog: Program, value: int) -> str:
+    try:
+        name = decode_memory_block_state_value(prog, value)
+    except (KeyError, LookupError, ValueError):
+        return f"unknown-{value}"
+    return name.replace("MEM_", "").lower().replace("_", "-")
+
+
+def _sections_per_block(prog: Program, sections: Sections) -> int:
+    try:
+        size = int(prog["sections_per_block"].value_())
+    except (LookupError, FaultError):
+        size = 0
+    return size if 0 < size <= MAX_BLOCKS else 1
+
+
+def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[str]]:
+    """
+    Return every memory block, and what lies outside of all blocks, in ascending order; and what went wrong.
+
+    Where the kernel's list cannot be read (filtered dumps), blocks are derived from the sections and marked so.
+    """
+    per_block = _sections_per_block(prog, sections)
+    notes: list[str] = []
+    blocks: list[Block] = []
+    try:
+        for memory_block in for_each_memory_block(prog):
+            if len(blocks) >= MAX_BLOCKS:
+                notes.append(f"more than {MAX_BLOCKS} memory blocks: the list is damaged")
+                break
+            start = int(memory_block.start_section_nr)
+            state = _state(prog, int(memory_block.state))
+            size = sections.pages_per_section
+            blocks.append(Block(start // per_block, start * size, (start + per_block) * size, state))
+    except LookupError:
+        notes.append("this kernel has no memory blocks (CONFIG_MEMORY_HOTPLUG)")
+    except FaultError as error:
+        notes.append(f"the list of memory blocks cannot be read ({error}): blocks derived from the sections")
+        blocks = _derived(sections, per_block)
+    blocks = sorted({block.id: block for block in blocks}.values(), key=lambda block: block.start_pfn)
+    return sorted(blocks + _outside(blocks, sections), key=lambda block: block.start_pfn), notes
+
+
+def _derived(sections: Sections, per_block: int) -> list[Block]:
+    size = sections.pages_per_section
+    numbers = sorted({int(number) // per_block for number in sections.number})
+    online = {int(number) // per_block for number in sections.number[sections.online]}
+    return [
+        Block(n, n * per_block * size, (n + 1) * per_block * size, ONLINE if n in online else OFFLINE, derived=True)
+        for n in numbers
+    ]
+
+
+def _outside(blocks: list[Block], sections: Sections) -> list[Block]:
+    """Return the online sections that no block covers."""
+    result = []
+    for start, end in sections.runs():
+        position = start
+        for block in blocks:
+            if block.end_pfn <= position or block.start_pfn >= end:
+                continue
+            if block.start_pfn > position:
+                result.append(Block(None, position, block.start_pfn, ONLINE))
+            position = max(position, block.end_pfn)
+        if position < end:
+            result.append(Block(None, position, end, ONLINE))
+    return result
+
+
+def online_ranges(block: Block, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """
+    Return the ranges of page frames of a block whose struct pages are in use; the rest are holes.
+
+    :param runs: The ranges of online sections
+    """
+    if not block.online:
+        return []
+    result = []
+    for start, end in runs:
+        first, last = max(start, block.start_pfn), min(end, block.end_pfn)
+        if first < last:
+            result.append((first, last))
+    return result

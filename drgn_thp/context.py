@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Everything about a target that is not in a folio's own struct pages, read once; and its columns for a table of folios.
+
+One of these exists per Program: ``Context.of(prog)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Optional
+
+import numpy
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.mm import virt_to_pfn
+
+from .batches import Batches, read_batches
+from .buffers import Buffers
+from .folios import Column, Folios
+from .formulas import page_cache
+from .hugetlb import Hstate, hugetlb_columns, read_hstates
+from .kernel import Kernel
+from .layout import Layout, read_layout
+from .mapping_kinds import MigrateOp
+from .mappings import Mappings
+from .memmap import Memmap, Rows
+from .sections import Pageblocks, Sections, read_pageblocks, read_sections
+from .traits import read_kernel
+from .zones import Zone, check_zone_bits, read_zones
+
+MAX_RESOURCES = 1 << 16
+
+
+@dataclass
+class Doubts:
+    """What could not be read or decided so far: shown in every report, never folded into "fine"."""
+
+    unreadable_pageblocks: int = 0
+    unreadable_buffers: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Context:
+    """One target, opened."""
+
+    prog: Program
+    layout: Layout
+    kernel: Kernel
+    memmap: Memmap
+    sections: Sections
+    zones: list[Zone]
+    pageblocks: Pageblocks
+    mappings: Mappings
+    batches: Batches
+    hstates: list[Hstate]
+    zero_pfns: tuple[int, ...]
+    huge_zero_pfns: tuple[int, ...]
+    virtio_mem_ranges: list[tuple[int, int]]
+    doubts: Doubts
+    _buffers: Optional[Buffers] = None
+
+    @staticmethod
+    def of(prog: Program, racy_check: Optional[str] = None) -> Context:
+        """
+        Return the context of a Program, made when first asked for.
+
+        :param racy_check: ``"old"`` or ``"new"``: the form of the check in isolate_migratepages_block(), if not to be
+            found out
+        :raises UnknownLayout: if this kernel's types are not understood
+        """
+        key = ("drgn_thp", racy_check)
+        context = prog.cache.get(key)
+        if context is None:
+            context = prog.cache[key] = _read_context(prog, racy_check)
+        assert isinstance(context, Context)
+        return context
+
+    def special_pfns(self) -> Column:
+        """Return the page frames whose verdict does not follow from their struct pages alone, in ascending order."""
+        special = {entry.pfn for entry in self.batches.entries}
+        return numpy.array(sorted(special.union(self.zero_pfns, self.huge_zero_pfns)), numpy.int64)
+
+    def folios(self, rows: Rows) -> Folios:
+        """Return the table of some folios with every column that formulas and gates may ask for."""
+        f = self.memmap.folios(rows)
+        untyped = (f.type == 0) | (f.type == 5)
+        is_pointer = untyped & (f.mapping != 0) & ((f.mapping & numpy.uint64(3)) == 0)
+        kinds = self.mappings.kinds_of(numpy.where(untyped, f.mapping, numpy.uint64(0)), is_pointer)
+        f.attach(mapping_kind=kinds, **self.mappings.columns(kinds))
+        f.attach(**hugetlb_columns(self.hstates, f))
+        counts = self._batch_counts
+        f.attach(
+            batches=numpy.array([counts.get(int(pfn), 0) for pfn in rows.pfn], numpy.int64)
+            if counts
+            else numpy.zeros(len(f), numpy.int64),
+            zero_page=numpy.isin(rows.pfn, self.zero_pfns),
+            huge_zero=numpy.isin(rows.pfn, self.huge_zero_pfns),
+            virtio_mem=self._in_virtio_mem(rows.pfn),
+            **self._pageblock_columns(rows.pfn),
+        )
+        f.attach(buffer_busy=self._buffer_busy(f))
+        return f
+
+    @cached_property
+    def _batch_counts(self) -> dict[int, int]:
+        return self.batches.counts()
+
+    def _in_virtio_mem(self, pfn: Column) -> Column:
+        result = numpy.zeros(len(pfn), dtype=bool)
+        for start, end in self.virtio_mem_ranges:
+            result |= (pfn >= start) & (pfn < end)
+        return result
+
+    def _pageblock_columns(self, pfn: Column) -> dict[str, Column]:
+        """Read the pageblocks' flags section by section; only few sections are in one table."""
+        cma, isolated = numpy.zeros(len(pfn), dtype=bool), numpy.zeros(len(pfn), dtype=bool)
+        section = pfn // self.sections.pages_per_section
+        for number in numpy.unique(section):
+            rows = numpy.flatnonzero(section == number)
+            flags = self.pageblock_flags(int(number))
+            if flags is not None:
+                blocks = flags[(pfn[rows] % self.sections.pages_per_section) >> self.pageblocks.pageblock_order]
+                cma[rows], isolated[rows] = self.pageblocks.is_cma(blocks), self.pageblocks.is_isolated(blocks)
+        return {"pageblock_cma": cma, "pageblock_isolated": isolated}
+
+    def pageblock_flags(self, section_number: int) -> Optional[Column]:
+        """Return the flags of a section's pageblocks, or None (and count it) if they cannot be read."""
+        index = self.sections.index(section_number * self.sections.pages_per_section)
+        if index is None:
+            return None
+        try:
+            return self.pageblocks.flags(index)
+        except FaultError:
+            self.doubts.unreadable_pageblocks += 1
+            return None
+
+    def _buffer_busy(self, f: Folios) -> Column:
+        result = numpy.zeros(len(f), dtype=bool)
+        suspects = numpy.flatnonzero(needs_buffers(f))
+        if len(suspects) and self._buffers is None:
+            self._buffers = Buffers(self.prog)
+        for row in suspects:
+            assert self._buffers is not None
+            try:
+                result[row] = self._buffers.busy(int(f.private[row]))
+            except FaultError:
+                self.doubts.unreadable_buffers += 1
+        return result
+
+
+def needs_buffers(f: Folios) -> Column:
+    """Return which folios' buffer heads have to be looked at."""
+    return page_cache(f) & f.private_flag & (f.migrate_op == MigrateOp.BUFFER_NOREFS)
+
+
+def _pfn_of(prog: Program, layout: Layout, page: int) -> Optional[int]:
+    offset = page - layout.vmemmap
+    if page and offset >= 0 and offset % layout.page_struct_size == 0:
+        return offset // layout.page_struct_size
+    return None
+
+
+def _value(prog: Program, name: str) -> Optional[int]:
+    try:
+        return int(prog[name].value_())
+    except (LookupError, FaultError):
+        return None
+
+
+def _zero_pfns(prog: Program) -> tuple[int, ...]:
+    pfn = _value(prog, "zero_pfn")
+    if pfn is not None:
+        return (pfn,)
+    try:  # 7.x has the page itself only, in the kernel's image
+        return (int(virt_to_pfn(prog, prog.symbol("empty_zero_page").address)),)
+    except (LookupError, FaultError, ValueError):
+        return ()
+
+
+def _huge_zero_pfns(prog: Program, layout: Layout) -> tuple[int, ...]:
+    # huge_zero_page became huge_zero_folio in v6.10.
+    pages = (_value(prog, name) for name in ("huge_zero_folio", "huge_zero_page"))
+    pfns = (_pfn_of(prog, layout, page) for page in pages if page)
+    return tuple(pfn for pfn in pfns if pfn is not None)
+
+
+def _virtio_mem_ranges(prog: Program, page_shift: int, notes: list[str]) -> list[tuple[int, int]]:
+    """Return the ranges of page frames that virtio-mem has added: resources of their own name under System RAM."""
+    ranges = []
+    try:
+        pending: list[Object] = [prog["iomem_resource"].child.read_()]
+        seen = 0
+        while pending:
+            resource = pending.pop()
+            seen += 1
+            if not resource or seen > MAX_RESOURCES:
+                continue
+            if b"virtio_mem" in resource.name.string_()[:64]:
+                ranges.append((int(resource.start) >> page_shift, (int(resource.end) + 1) >> page_shift))
+            pending += [resource.sibling.read_(), resource.child.read_()]
+    except (LookupError, FaultError) as error:
+        notes.append(f"iomem_resource: {error}: PageOffline pages of virtio-mem are not recognised")
+    return sorted(ranges)
+
+
+def _read_context(prog: Program, racy_check: Optional[str]) -> Context:
+    layout = read_layout(prog)
+    kernel = read_kernel(prog, layout, racy_check)
+    memmap = Memmap(prog, layout, kernel)
+    sections = read_sections(prog)
+    zones = read_zones(prog, layout)
+    check_zone_bits(memmap, sections, zones)
+    batches = read_batches(prog, layout)
+    doubts = Doubts()
+    doubts.notes += [f"per-CPU batch not read: {failure}" for failure in batches.failures]
+    if sections.unreadable:
+        doubts.notes.append(f"{sections.unreadable} roots of the section table could not be read: memory is missing")
+    if kernel.racy_check.doubtful:
+        doubts.notes.append(
+            f"form of the check in isolate_migratepages_block() assumed from {kernel.racy_check.source}; "
+            "use --racy-check to force one"
+        )
+    return Context(
+        prog,
+        layout,
+        kernel,
+        memmap,
+        sections,
+        zones,
+        read_pageblocks(sections, layout, kernel),
+        Mappings(prog, layout),
+        batches,
+        read_hstates(prog, kernel, zones),
+        _zero_pfns(prog),
+        _huge_zero_pfns(prog, layout),
+        _virtio_mem_ranges(prog, kernel.page_shift, doubts.notes),
+        doubts,
+    )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""alloc_contig_range(): CMA, virtio-mem's unplug of sub-blocks, gigantic pages."""
+
+from __future__ import annotations
+
+from ..folios import Column, Folios
+from ..kernel import Kernel
+from . import reasons, states
+from .isolation import FUNCTION, racy_pin_check
+from .migrate import Mode, migrate_gates
+from .model import Duration, Gate, Path
+from .unmovable import has_unmovable_pages, unmovable_kinds
+
+FINAL = "test_pages_isolated(): -EBUSY"
+
+
+def _knows_hugetlb(kernel: Kernel) -> bool:
+    return kernel.contig_migrates_hugetlb
+
+
+def _no_hugetlb(kernel: Kernel) -> bool:
+    return not kernel.contig_migrates_hugetlb
+
+
+def _hugetlb(f: Folios) -> Column:
+    return states.hugetlb_used(f) | states.hugetlb_free(f)
+
+
+def _hugetlb_free_without_target(f: Folios) -> Column:
+    return states.hugetlb_free(f) & ~f.hugetlb_target
+
+
+def _unsupported(f: Folios) -> Column:
+    return states.hugetlb_unsupported(f) & states.hugetlb_used(f)
+
+
+def _inaccessible(f: Folios) -> Column:
+    return f.inaccessible & f.unevictable & f.lru
+
+
+def _poisoned_off_lru(f: Folios) -> Column:
+    return f.hwpoison & ~f.lru & (f.refcount > 0)
+
+
+PATH = Path(
+    "contig",
+    "alloc_contig_range(): CMA allocations, virtio-mem unplug, gigantic huge pages",
+    (
+        Gate(reasons.BROKEN, "isolate_single_pageblock(): -EBUSY", lambda f: f.broken, Duration.PERMANENT),
+        *has_unmovable_pages(offline=False),
+        Gate(reasons.HUGETLB_CONTIG, FUNCTION, _hugetlb, Duration.PERMANENT, _no_hugetlb),
+        Gate(
+            reasons.HUGETLB_GIGANTIC,
+            "isolate_or_dissolve_huge_folio(): -ENOMEM",
+            states.hugetlb_gigantic,
+            Duration.PERMANENT,
+            _knows_hugetlb,
+        ),
+        Gate(
+            reasons.HUGETLB_NO_TARGET,
+            "alloc_and_dissolve_hugetlb_folio(): -ENOMEM",
+            _hugetlb_free_without_target,
+            Duration.TRANSIENT,
+            _knows_hugetlb,
+        ),
+        Gate(
+            reasons.HUGETLB_BUSY,
+            "isolate_or_dissolve_huge_folio(): -EBUSY",
+            states.hugetlb_busy,
+            Duration.TRANSIENT,
+            _knows_hugetlb,
+        ),
+        *unmovable_kinds(FUNCTION, Duration.PERMANENT),
+        *racy_pin_check(),
+        Gate(reasons.INACCESSIBLE, FUNCTION, _inaccessible, Duration.PERMANENT),
+        *migrate_gates(Mode.SYNC, Duration.PERMANENT),
+        Gate(reasons.HUGETLB_UNSUPPORTED, "unmap_and_move_hugetlb_folio()", _unsupported, Duration.PERMANENT),
+        Gate(reasons.PAGE_OFFLINE, FINAL, states.page_offline, Duration.PERMANENT),
+        Gate(reasons.HWPOISON, FINAL, _poisoned_off_lru, Duration.PERMANENT),
+    ),
+)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+offline_pages(): echo offline > /sys/devices/system/memory/memoryN/state, ACPI, dax/kmem.
+
+Only the test before it begins, and PageOffline pages, make it fail; whatever fails later is tried again until a signal
+comes.
+"""
+
+from __future__ import annotations
+
+from ..folios import Column, Folios
+from ..kernel import Kernel
+from . import reasons, states
+from .migrate import Mode, migrate_gates
+from .model import Duration, Gate, Path
+from .unmovable import has_unmovable_pages, unmovable_kinds
+
+SCAN = "scan_movable_pages()"
+RANGE = "do_migrate_range()"
+
+
+def _poisoned_large(f: Folios) -> Column:
+    return states.lru_or_user(f) & (f.order > 0) & (f.has_hwpoisoned | f.hwpoison)
+
+
+def _skips_poisoned(kernel: Kernel) -> bool:
+    return kernel.offline_skips_poisoned_large
+
+
+def _unsupported(f: Folios) -> Column:
+    return states.hugetlb_unsupported(f) & states.hugetlb_used(f)
+
+
+def _left_over(f: Folios) -> Column:
+    """What the last test finds: it takes poisoned pages for isolated, and reserved ones never get as far."""
+    return ~f.hwpoison & ~f.reserved
+
+
+PATH = Path(
+    "offline",
+    "offlining of memory blocks",
+    (
+        Gate(reasons.BROKEN, "isolate_single_pageblock(): -EBUSY", lambda f: f.broken, Duration.PERMANENT),
+        *has_unmovable_pages(offline=True),
+        Gate(reasons.PAGE_OFFLINE, f"{SCAN}: -EBUSY", states.page_offline, Duration.PERMANENT),
+        Gate(reasons.HWPOISON, f"{RANGE} skips it", _poisoned_large, Duration.ENDLESS, _skips_poisoned),
+        *migrate_gates(Mode.SYNC, Duration.ENDLESS),
+        Gate(reasons.HUGETLB_UNSUPPORTED, "unmap_and_move_hugetlb_folio()", _unsupported, Duration.ENDLESS),
+        Gate(reasons.HUGETLB_BUSY, "dissolve_free_hugetlb_folios(): -EBUSY", states.hugetlb_busy, Duration.TRANSIENT),
+        Gate(
+            reasons.HUGETLB_RESERVED,
+            "dissolve_free_hugetlb_folios(): -EBUSY",
+            states.hugetlb_reserved,
+            Duration.TRANSIENT,
+        ),
+        *unmovable_kinds("test_pages_isolated()", Duration.ENDLESS, _left_over),
+    ),
+)
