@@ -24,15 +24,15 @@ def new_directory(target: Path) -> Iterator[Path]:
     """
     Yield a scratch directory that becomes ``target`` when the block succeeds, and vanishes when it does not.
 
-    It is renamed into place, so that an interrupted run leaves no entry that looks complete.
+    It is renamed into place, so that an interrupted run leaves no entry that looks complete. If another process was
+    quicker, its directory stays: somebody may be reading it already.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield scratch
         scratch.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.rename(target)
+        if not target.exists():
+            scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from .elfcore import ElfCore
 
 # Plenty on an idle machine, where a guest takes some 20 s; not too short on a busy one.
 BOOT_SECONDS = 300.0
+SPARSE_BLOCK = 1 << 16
 
 KERNEL_ARGUMENTS = (
     "console=ttyS0",
@@ -159,11 +162,36 @@ class Guest:
 
     def dump(self, path: Path) -> None:
         """
-        Stop the guest for good, and write all of its memory to an ELF file.
+        Stop the guest for good, and write all of its memory to a sparse ELF file.
 
         :raises GuestError: if the dump has no VMCOREINFO
         """
         self.qmp("stop")
-        self.qmp("dump-guest-memory", paging=False, protocol=f"file:{path}")
+        # The emulator would write out every zero of an empty guest, so it writes to a pipe with a name.
+        fifo = Path(self._scratch.name) / "dump"
+        os.mkfifo(fifo)
+        # Opened without waiting for each other: then neither side can hang if the other one fails.
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        keep = os.open(fifo, os.O_WRONLY)
+        os.set_blocking(reader, True)
+        copier = threading.Thread(target=_copy_sparse, args=(reader, path))
+        copier.start()
+        try:
+            self.qmp("dump-guest-memory", paging=False, protocol=f"file:{fifo}")
+        finally:
+            os.close(keep)
+            copier.join()
+            fifo.unlink()
         if not ElfCore(path).vmcoreinfo():
             raise self._error("the dump has no VMCOREINFO: qemu_fw_cfg did not load in the guest?")
+
+
+def _copy_sparse(source: int, target: Path) -> None:
+    zeros = bytes(SPARSE_BLOCK)
+    with open(source, "rb", buffering=1 << 20) as reader, target.open("wb") as writer:
+        while block := reader.read(SPARSE_BLOCK):
+            if block == zeros:
+                writer.seek(SPARSE_BLOCK, os.SEEK_CUR)
+            else:
+                writer.write(block)
+        writer.truncate()

@@ -2,8 +2,8 @@
 """
 Fetch a kernel of the matrix: its image, its modules and its debug information, all of one version.
 
-Nothing is pinned, because superseded versions leave the archive: the newest version that can really be fetched is resolved
-by apt, from the mirror that this machine itself uses, with apt's own lists and state left alone.
+Nothing is pinned, because superseded versions leave the archive: apt resolves the newest version that can really be
+fetched, from the mirror that this machine itself uses, with the machine's own lists and state left alone.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def _fetch_version(kernel: Kernel, apt: _Apt, version: str, directory: Path) -> 
         tree.mkdir()
         # The image packages first: they are small, so a version that left the pool is noticed before the long download.
         for package in packages:
-            _unpack(apt.download(package, version, scratch), tree, ["./boot/*", "./lib/modules/*", "./usr/lib/modules/*"])
+            _unpack(
+                apt.download(package, version, scratch), tree, ["./boot/*", "./lib/modules/*", "./usr/lib/modules/*"]
+            )
         vmlinuz = _the_one(tree, ["boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"])
         shutil.move(vmlinuz, scratch / "vmlinuz")
         drivers = _the_one(tree, ["lib/modules/*/kernel", "usr/lib/modules/*/kernel"])
@@ -140,7 +142,9 @@ def _unpack(deb: Path, tree: Path, patterns: Sequence[str], only_first: bool = F
         # In most packages vmlinux comes early. Without --occurrence tar would read to the end: 200 MB more of xz.
         # tar counts occurrences for each pattern, hence the one pattern that matches the same names.
         unpack[4:] = ["--no-anchored", "--wildcards", "--occurrence=1", "vmlinux*"]
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as package:
+    with subprocess.Popen(
+        ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as package:
         result = subprocess.run(unpack, stdin=package.stdout, stderr=subprocess.PIPE, text=True, check=False)
         if package.stdout:
             package.stdout.close()
@@ -204,7 +208,9 @@ class _Apt:
         """Return what the suites know of a package, newest version first."""
         records = []
         for text in self._run("apt-cache", "show", package).split("\n\n"):
-            fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith(" "))
+            fields = dict(
+                line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith(" ")
+            )
             if fields.get("Package") == package:
                 records.append(fields)
         return records
@@ -214,7 +220,9 @@ class _Apt:
         image, debug = ([record["Version"] for record in self._records(name)] for name in self._kernel.metapackages)
         both = [version for version in dict.fromkeys(image) if version in debug]
         if not both:
-            raise FetchError(f"kernel {self._kernel.name}: no version in {', '.join(self._kernel.suites)} has debug packages")
+            raise FetchError(
+                f"kernel {self._kernel.name}: no version in {', '.join(self._kernel.suites)} has debug packages"
+            )
         return both
 
     def kernel_packages(self, metapackage: str, version: str) -> set[str]:
@@ -252,18 +260,17 @@ def _source_line(suite: str, machine: Sequence[Source]) -> str:
 
     :raises FetchError: if the machine has no such mirror
     """
-    security = suite.endswith("-security")
-    codename = suite.split("-")[0]
-    known = [s for s in machine if "main" in s.components and s.suite.endswith("-security") == security]
-    # The suite itself if it is among the machine's, else the mirror of the machine's own release.
-    known.sort(key=lambda s: (s.suite == suite, s.suite == _os_codename() + "-security" * security), reverse=True)
-    if not known or (known[0].suite != suite and not known[0].suite.startswith(_os_codename())):
+    own = _os_codename() + ("-security" if suite.endswith("-security") else "")
+    mirrors = {source.suite: source for source in machine if "main" in source.components}
+    mirror = mirrors.get(suite) or mirrors.get(own)
+    if mirror is None:
         raise FetchError(
-            f"apt on this machine has no mirror for suite {suite} ({codename}): the lab needs a machine, or a container, of the "
+            f"apt on this machine knows no mirror for {suite}: the lab needs a machine, or a container, of the "
             f"distribution that builds its kernels"
         )
-    options = "arch=amd64 target=Packages" + (f" signed-by={known[0].signed_by}" if known[0].signed_by else "")
-    return f"deb [{options}] {known[0].uri} {suite} main"
+    # Of the indices, only the list of packages is of use here.
+    options = "arch=amd64 target=Packages" + (f" signed-by={mirror.signed_by}" if mirror.signed_by else "")
+    return f"deb [{options}] {mirror.uri} {suite} main"
 
 
 def _os_codename() -> str:

@@ -28,9 +28,11 @@ class Kernel:
         return f"linux-image-{self.flavour}", f"linux-image-{self.flavour}-dbg"
 
 
+NO_MTHP = frozenset({"mthp", "mthp_held"})
+
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("5.10", ("bullseye",)),
-    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security")),
+    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | {"secretmem"}),
+    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security"), lacks=NO_MTHP),
     Kernel("6.12", ("trixie",)),
     Kernel("7.3", ("trixie-backports",)),
 )

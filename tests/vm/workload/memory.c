@@ -3,6 +3,7 @@
 #include "lab.h"
 
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 void *aligned_region(size_t size, size_t align)
 {
@@ -55,12 +56,21 @@ void hold(void *page)
 void in_child(void (*run)(void *), void *argument)
 {
 	int before = table->children;
-	if (fork() == 0) {
+	pid_t pid = fork();
+	if (pid == 0) {
 		run(argument);
 		__sync_fetch_and_add(&table->children, 1);
 		for (;;)
 			pause();
 	}
-	while (table->children == before)
+	while (table->children == before) {
+		int status;
+		if (waitpid(pid, &status, WNOHANG) == pid) {
+			char why[sizeof(table->why)] = "a child process died";
+			if (table->state == FAILED)
+				memcpy(why, table->why, sizeof(why));
+			fail(why);
+		}
 		usleep(1000);
+	}
 }

@@ -120,6 +120,16 @@ static void ext4_dirty_unmapped(void)
 	mark_file(new_file("/ext4", 4), 4, UNMAPPED, "file");
 }
 
+// One large write, which newer kernels put into one large folio.
+static void ext4_large(void)
+{
+	static char data[16 * PAGE];
+	int fd = new_file("/ext4", 0);
+	fill(data, sizeof(data));
+	check(write(fd, data, sizeof(data)) == (ssize_t)sizeof(data), "write");
+	mark_file(fd, 16, MAPPED, "file");
+}
+
 // Pages that were only ever read have no buffers, unlike those that were written.
 static int file_from_image(const char *path)
 {
@@ -177,6 +187,7 @@ const struct scenario scenarios_file[] = {
 	{"ext4_clean_unmapped", ext4_clean_unmapped},
 	{"ext4_dirty_mapped", ext4_dirty_mapped},
 	{"ext4_dirty_unmapped", ext4_dirty_unmapped},
+	{"ext4_large", ext4_large},
 	{"ext4_read_mapped", ext4_read_mapped},
 	{"ext4_read_unmapped", ext4_read_unmapped},
 	{"ext4_held", ext4_held},

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Dumps of real kernels, with pages in every state, and what the kernel itself said of these pages."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy
+import numpy.typing
+
+from . import initramfs, kernels, workload
+from .cache import cache_dir, new_directory
+from .elfcore import ElfCore, build_id
+from .guest import Guest, GuestError
+from .matrix import Kernel
+
+PAGE_SIZE = 4096
+# What the arrays of kpageflags and kpagecount hold for frames that are no RAM.
+UNREAD = 0xFFFFFFFFFFFFFFFF
+# Part of the key of the cache: change it when the meaning of what is stored changes.
+HARNESS_VERSION = 1
+# Second half of what the workload writes into pages that are found by content; see its scenarios_held.c.
+SIGNATURE = "of drgn_thp's lab"
+
+Column = numpy.typing.NDArray[numpy.uint64]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """
+    One page that the workload put into a known state.
+
+    :ivar vaddr: Address of the page in process ``pid``; 0 if no process maps it.
+    :ivar index: Number of the page in its region: for a large folio, in the folio.
+    :ivar held: Something outside of mm (a pipe, a socket) has a reference on the *folio* of this page.
+    """
+
+    scenario: str
+    pid: int
+    vaddr: int
+    index: int
+    pfn: int
+    kind: str
+    held: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A dump of one kernel, and the guest's own word on its pages at that moment."""
+
+    kernel: str
+    version: str
+    release: str
+    directory: Path
+    vmlinux: Path
+    modules: Path
+
+    @property
+    def vmcore(self) -> Path:
+        """The ELF core."""
+        return self.directory / "vmcore"
+
+    @cached_property
+    def marks(self) -> list[Mark]:
+        """All marked pages."""
+        return [Mark(**entry) for entry in self._meta["marks"]]
+
+    @cached_property
+    def lacks(self) -> frozenset[str]:
+        """Scenarios that the guest said this kernel cannot show."""
+        return frozenset(self._meta["lacks"])
+
+    @cached_property
+    def hotplug_pfns(self) -> range:
+        """Page frames of node 1, all of them in ZONE_MOVABLE."""
+        return range(*self._meta["hotplug_pfns"])
+
+    @cached_property
+    def kpageflags(self) -> Column:
+        """/proc/kpageflags, by page frame number; :data:`UNREAD` where there is no RAM."""
+        return self._kpage("flags")
+
+    @cached_property
+    def kpagecount(self) -> Column:
+        """/proc/kpagecount, by page frame number; :data:`UNREAD` where there is no RAM."""
+        return self._kpage("counts")
+
+    @cached_property
+    def _meta(self) -> dict[str, Any]:
+        meta: dict[str, Any] = json.loads((self.directory / "marks.json").read_text())
+        return meta
+
+    def _kpage(self, name: str) -> Column:
+        with numpy.load(self.directory / "kpage.npz") as arrays:
+            column: Column = arrays[name]
+        return column
+
+
+def ensure_dump(entry: Kernel, refresh: bool = False) -> Dump:
+    """
+    Return the dump of a kernel, made now unless the cache has it.
+
+    :raises FetchError: if the kernel cannot be had
+    :raises GuestError: if the guest did not reach the states that it should
+    """
+    files = kernels.fetch(entry, refresh)
+    directory = dump_directory(files)
+    dump = Dump(entry.name, files.version, files.release, directory, files.vmlinux, files.modules)
+    if not directory.exists():
+        with new_directory(directory) as scratch:
+            _make(files, replace(dump, directory=scratch))
+    return dump
+
+
+def dump_directory(files: kernels.Files) -> Path:
+    """Return where the cache keeps the dump of a kernel, as this version of the lab would make it."""
+    return cache_dir() / "dumps" / f"{files.name}-{cache_key(files, 'lab')}"
+
+
+def cache_key(files: kernels.Files, program: str) -> str:
+    """Return what a dump depends on: the kernel, the program that runs in the guest, and how the guest is set up."""
+    here = Path(__file__).parent
+    parts = [*workload.sources(program), here / "guest.py", here / "initramfs.py"]
+    return f"{files.version}-{workload.digest(parts)}-{HARNESS_VERSION}"
+
+
+def boot_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[ElfCore, str]:
+    """
+    Wait for the workload in a guest, dump it to ``vmcore`` and ``serial.log``, and return both.
+
+    :raises GuestError: if the workload failed, or the dump is not of the kernel whose debug information we have
+    """
+    start = time.monotonic()
+    guest.wait_for("READY")
+    ready = time.monotonic()
+    serial = guest.serial()
+    (directory / "serial.log").write_text(serial)
+    failures = re.findall(r"^FAIL .*", serial, re.MULTILINE)
+    if failures:
+        raise GuestError(f"kernel {files.name}: the workload failed:\n" + "\n".join(failures))
+    guest.dump(directory / "vmcore")
+    core = ElfCore(directory / "vmcore")
+    _check_build(core, files)
+    done = time.monotonic()
+    print(
+        f"{files.name}: ready after {ready - start:.1f} s, dumped in {done - ready:.1f} s", file=sys.stderr, flush=True
+    )
+    return core, serial
+
+
+def _make(files: kernels.Files, dump: Dump) -> None:
+    with Guest(files.vmlinuz, initramfs.build(files, workload.build("lab"))) as guest:
+        core, serial = boot_and_dump(files, guest, dump.directory)
+    _store(core, serial, dump.directory)
+
+
+def _check_build(core: ElfCore, files: kernels.Files) -> None:
+    """Debug information of another build decodes to garbage that looks plausible."""
+    note = core.vmcoreinfo()
+    if note.get("OSRELEASE") != files.release:
+        raise GuestError(f"booted {note.get('OSRELEASE')}, but the debug information is for {files.release}")
+    if "BUILD-ID" in note and note["BUILD-ID"] != build_id(files.vmlinux):
+        raise GuestError(f"kernel {files.name}: vmlinux is not of the build that was booted")
+
+
+def _store(core: ElfCore, serial: str, directory: Path) -> None:
+    """Turn what the guest printed, and what it left in its memory, into files."""
+    ranges = [tuple(int(word, 0) for word in match) for match in re.findall(_RANGE, serial, re.MULTILINE)]
+    runs = [(int(pfn, 0), int(pages)) for pfn, pages in re.findall(r"^RUN pfn=(\S+) pages=(\d+)", serial, re.MULTILINE)]
+    memory = b"".join(core.read(pfn * PAGE_SIZE, pages * PAGE_SIZE) for pfn, pages in runs)
+    words = numpy.frombuffer(memory, dtype=numpy.uint64)
+    total = sum(pages for _, pages, _ in ranges)
+    end = max(pfn + pages for pfn, pages, _ in ranges)
+    columns = {}
+    for name, values in (("flags", words[:total]), ("counts", words[total : 2 * total])):
+        column = numpy.full(end, UNREAD, dtype=numpy.uint64)
+        position = 0
+        for pfn, pages, _ in ranges:
+            column[pfn : pfn + pages] = values[position : position + pages]
+            position += pages
+        columns[name] = column
+    numpy.savez_compressed(directory / "kpage.npz", flags=columns["flags"], counts=columns["counts"])
+    hotplugged = [(pfn, pfn + pages) for pfn, pages, is_hotplugged in ranges if is_hotplugged]
+    meta = {
+        "marks": [asdict(mark) for mark in _marks(core, serial, columns["flags"])],
+        "lacks": sorted(re.findall(r"^LACKS scenario=(\S+)", serial, re.MULTILINE)),
+        "hotplug_pfns": [min(start for start, _ in hotplugged), max(stop for _, stop in hotplugged)],
+    }
+    (directory / "marks.json").write_text(json.dumps(meta, indent=1) + "\n")
+
+
+_RANGE = r"^RANGE pfn=(\S+) pages=(\d+) hotplugged=(\d)"
+_MARK = r"^MARK scenario=(\S+) pid=(\d+) vaddr=(\S+) index=(\d+) pfn=(\S+) kind=(\S+) held=(\d) note=(.*)$"
+
+
+def _marks(core: ElfCore, serial: str, flags: Column) -> list[Mark]:
+    marks = []
+    for scenario, pid, vaddr, index, pfn, kind, held, note in re.findall(_MARK, serial, re.MULTILINE):
+        mark = Mark(scenario, int(pid), int(vaddr, 0), int(index), int(pfn, 0), kind, held == "1", note)
+        if note.startswith("sig="):
+            marks += [replace(mark, pfn=found, index=i) for i, found in enumerate(_pages_with(core, note[4:], flags))]
+        else:
+            marks.append(mark)
+    return marks
+
+
+def _pages_with(core: ElfCore, name: str, flags: Column) -> list[int]:
+    """
+    Return the frames of the kernel's own pages in which the workload left its signature.
+
+    The part of a socket buffer that is not in pages lies in slab objects, which are left out.
+    """
+    signature = f"{name:<32}{SIGNATURE:>32}".encode()
+    slab = 1 << 7
+    pfns = {address // PAGE_SIZE for address in core.find(signature)}
+    found = sorted(pfn for pfn in pfns if not int(flags[pfn]) & slab)
+    if not found:
+        raise GuestError(f"no page holds the signature of {name!r}")
+    return found

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Another pid 1, for benchmarks: gigabytes of live pages rather than one of each kind.
+#include "lab.h"
+
+#include <sys/uio.h>
+
+#define MIB (1UL << 20)
+#define GIB (1UL << 30)
+#define PIPE_SLOTS 256
+
+static void planted(const char *what, unsigned long count)
+{
+	printf("PLANTED %s=%lu\n", what, count);
+}
+
+static char *anonymous(size_t size, int advice)
+{
+	char *region = aligned_region(size, THP);
+	check(madvise(region, size, advice) == 0, "madvise");
+	for (size_t offset = 0; offset < size; offset += PAGE)
+		*(volatile uint64_t *)(region + offset) = offset;
+	return region;
+}
+
+// One reference on every stride-th page. A pipe has few slots by default, and a process few files.
+static void hold_many(char *region, size_t stride, int count)
+{
+	int ends[2];
+	for (int i = 0; i < count; i++) {
+		struct iovec piece = {region + i * stride, PAGE};
+		if (i % PIPE_SLOTS == 0)
+			check(pipe(ends) == 0 && fcntl(ends[1], F_SETPIPE_SZ, PIPE_SLOTS * PAGE) > 0, "pipe");
+		check(vmsplice(ends[1], &piece, 1, 0) == (ssize_t)PAGE, "vmsplice");
+	}
+}
+
+static void tmpfs_file(const char *path, size_t size)
+{
+	int fd = open(path, O_RDWR | O_CREAT, 0600);
+	check(fd >= 0 && ftruncate(fd, size) == 0, path);
+	char *region = aligned_region(size, THP);
+	check(mmap(region, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == region, "mmap of a file");
+	for (size_t offset = 0; offset < size; offset += PAGE)
+		*(volatile uint64_t *)(region + offset) = offset;
+}
+
+static char *forked;
+
+static void copy_some(void *argument)
+{
+	(void)argument;
+	// One page in each of some THPs.
+	for (int i = 0; i < 64; i++)
+		forked[i * THP + 7 * PAGE] = 'c';
+}
+
+static void mixed(void *unused)
+{
+	(void)unused;
+	char *huge = anonymous(3 * GIB / 2, MADV_HUGEPAGE);
+	planted("thp", 3 * GIB / 2 / THP);
+	for (int i = 0; i < 256; i++)
+		munmap(huge + i * THP + THP / 2, THP / 2);
+	planted("thp_partial", 256);
+	hold_many(huge + 256 * THP, THP, 200);
+	planted("thp_held", 200);
+
+	char *base = anonymous(GIB, MADV_NOHUGEPAGE);
+	planted("base", GIB / PAGE);
+	hold_many(base, 16 * PAGE, 1600);
+	planted("base_held", 1600);
+
+	write_file("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled", "never");
+	anonymous(384 * MIB, MADV_HUGEPAGE);
+	planted("mthp", 384 * MIB / MTHP);
+	write_file("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled", "inherit");
+
+	tmpfs_file("/tmpfs/file", GIB / 2);
+	planted("tmpfs_base", GIB / 2 / PAGE);
+	tmpfs_file("/tmpfs-huge/file", GIB / 2);
+	planted("tmpfs_thp", GIB / 2 / THP);
+
+	forked = huge + 512 * THP;
+	for (int i = 0; i < 3; i++)
+		in_child(copy_some, NULL);
+	planted("cow_children", 3);
+}
+
+// All of the memory that the kernel and its page tables do not need.
+static void dense(void *unused)
+{
+	(void)unused;
+	size_t size = sysconf(_SC_AVPHYS_PAGES) * PAGE / 100 * 96 & ~(THP - 1);
+	anonymous(size, MADV_NOHUGEPAGE);
+	planted("base", size / PAGE);
+}
+
+int main(void)
+{
+	const char *variant = getenv("big");
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	make_table();
+	mount_all();
+	load_modules();
+	hold_gates_still();
+	check(variant != NULL, "no variant on the kernel's command line");
+	// In a process of its own: pid 1 must not be the one that is killed when memory runs out.
+	in_child(strcmp(variant, "dense") ? mixed : dense, NULL);
+	printf("READY\n");
+	agent();
+}
