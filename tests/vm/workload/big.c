@@ -54,9 +54,8 @@ static void copy_some(void *argument)
 		forked[i * THP + 7 * PAGE] = 'c';
 }
 
-static void mixed(void *unused)
+static void mixed(void)
 {
-	(void)unused;
 	char *huge = anonymous(3 * GIB / 2, MADV_HUGEPAGE);
 	planted("thp", 3 * GIB / 2 / THP);
 	for (int i = 0; i < 256; i++)
@@ -87,13 +86,14 @@ static void mixed(void *unused)
 }
 
 // All of the memory that the kernel and its page tables do not need.
-static void dense(void *unused)
+static void dense(void)
 {
-	(void)unused;
 	size_t size = sysconf(_SC_AVPHYS_PAGES) * PAGE / 100 * 96 & ~(THP - 1);
 	anonymous(size, MADV_NOHUGEPAGE);
 	planted("base", size / PAGE);
 }
+
+static const struct scenario variants[] = {{"mixed", mixed}, {"dense", dense}, {0}};
 
 int main(void)
 {
@@ -103,9 +103,11 @@ int main(void)
 	mount_all();
 	load_modules();
 	hold_gates_still();
-	check(variant != NULL, "no variant on the kernel's command line");
-	// In a process of its own: pid 1 must not be the one that is killed when memory runs out.
-	in_child(strcmp(variant, "dense") ? mixed : dense, NULL);
+	const struct scenario *chosen = variants;
+	while (chosen->name && (!variant || strcmp(variant, chosen->name)))
+		chosen++;
+	check(chosen->name != NULL, "the kernel's command line names no variant");
+	run(chosen, NULL);
 	printf("READY\n");
 	agent();
 }

@@ -115,6 +115,9 @@ struct scenario {
 	void (*run)(void);
 };
 
+// run.c. The second argument is called in the new process first.
+void run(const struct scenario *scenario, void (*prepare)(void));
+
 extern const struct scenario scenarios_anon[], scenarios_held[], scenarios_file[], scenarios_swap[], scenarios_special[],
 	scenarios_last[];
 
