@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Optional
 
 import numpy
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Program
 from drgn.helpers.linux.mm import virt_to_pfn
 
 from .batches import Batches, read_batches
@@ -25,19 +25,19 @@ from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
 from .memmap import Memmap, Rows
+from .resources import Resources, read_resources
 from .sections import Pageblocks, Sections, read_pageblocks, read_sections
 from .traits import read_kernel
 from .zones import Zone, check_zone_bits, read_zones
-
-MAX_RESOURCES = 1 << 16
-
 
 @dataclass
 class Doubts:
     """What could not be read or decided so far: shown in every report, never folded into "fine"."""
 
-    unreadable_pageblocks: int = 0
-    unreadable_buffers: int = 0
+    unreadable_pageblocks: set[int] = field(default_factory=set)
+    """Numbers of sections whose pageblock flags could not be read."""
+    unreadable_buffers: set[int] = field(default_factory=set)
+    """Page frames whose buffer heads could not be followed."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,7 +57,7 @@ class Context:
     hstates: list[Hstate]
     zero_pfns: tuple[int, ...]
     huge_zero_pfns: tuple[int, ...]
-    virtio_mem_ranges: list[tuple[int, int]]
+    resources: Resources
     doubts: Doubts
     _buffers: Optional[Buffers] = None
 
@@ -76,6 +76,19 @@ class Context:
             context = prog.cache[key] = _read_context(prog, racy_check)
         assert isinstance(context, Context)
         return context
+
+    @property
+    def end_pfn(self) -> int:
+        """The first page frame number behind all memory that has struct pages."""
+        return (int(self.sections.number[-1]) + 1) * self.sections.pages_per_section
+
+    def virtual_to_pfn(self, address: int) -> int:
+        """
+        Return the page frame behind a kernel address.
+
+        :raises FaultError: if it is not mapped
+        """
+        return int(virt_to_pfn(self.prog, address))
 
     def special_pfns(self) -> Column:
         """Return the page frames whose verdict does not follow from their struct pages alone, in ascending order."""
@@ -109,7 +122,7 @@ class Context:
 
     def _in_virtio_mem(self, pfn: Column) -> Column:
         result = numpy.zeros(len(pfn), dtype=bool)
-        for start, end in self.virtio_mem_ranges:
+        for start, end in self.resources.virtio_mem:
             result |= (pfn >= start) & (pfn < end)
         return result
 
@@ -133,7 +146,7 @@ class Context:
         try:
             return self.pageblocks.flags(index)
         except FaultError:
-            self.doubts.unreadable_pageblocks += 1
+            self.doubts.unreadable_pageblocks.add(section_number)
             return None
 
     def _buffer_busy(self, f: Folios) -> Column:
@@ -146,7 +159,7 @@ class Context:
             try:
                 result[row] = self._buffers.busy(int(f.private[row]))
             except FaultError:
-                self.doubts.unreadable_buffers += 1
+                self.doubts.unreadable_buffers.add(int(f.pfn[row]))
         return result
 
 
@@ -165,7 +178,7 @@ def _pfn_of(prog: Program, layout: Layout, page: int) -> Optional[int]:
 def _value(prog: Program, name: str) -> Optional[int]:
     try:
         return int(prog[name].value_())
-    except (LookupError, FaultError):
+    except (LookupError, FaultError, TypeError):  # a function has no value: zero_pfn() since 7.x
         return None
 
 
@@ -186,25 +199,6 @@ def _huge_zero_pfns(prog: Program, layout: Layout) -> tuple[int, ...]:
     return tuple(pfn for pfn in pfns if pfn is not None)
 
 
-def _virtio_mem_ranges(prog: Program, page_shift: int, notes: list[str]) -> list[tuple[int, int]]:
-    """Return the ranges of page frames that virtio-mem has added: resources of their own name under System RAM."""
-    ranges = []
-    try:
-        pending: list[Object] = [prog["iomem_resource"].child.read_()]
-        seen = 0
-        while pending:
-            resource = pending.pop()
-            seen += 1
-            if not resource or seen > MAX_RESOURCES:
-                continue
-            if b"virtio_mem" in resource.name.string_()[:64]:
-                ranges.append((int(resource.start) >> page_shift, (int(resource.end) + 1) >> page_shift))
-            pending += [resource.sibling.read_(), resource.child.read_()]
-    except (LookupError, FaultError) as error:
-        notes.append(f"iomem_resource: {error}: PageOffline pages of virtio-mem are not recognised")
-    return sorted(ranges)
-
-
 def _read_context(prog: Program, racy_check: Optional[str]) -> Context:
     layout = read_layout(prog)
     kernel = read_kernel(prog, layout, racy_check)
@@ -214,6 +208,9 @@ def _read_context(prog: Program, racy_check: Optional[str]) -> Context:
     check_zone_bits(memmap, sections, zones)
     batches = read_batches(prog, layout)
     doubts = Doubts()
+    resources = read_resources(prog, kernel.page_shift)
+    if resources.failure:
+        doubts.notes.append(f"iomem_resource: {resources.failure}: virtio-mem's own pages and holes are not recognised")
     doubts.notes += [f"per-CPU batch not read: {failure}" for failure in batches.failures]
     if sections.unreadable:
         doubts.notes.append(f"{sections.unreadable} roots of the section table could not be read: memory is missing")
@@ -235,6 +232,6 @@ def _read_context(prog: Program, racy_check: Optional[str]) -> Context:
         read_hstates(prog, kernel, zones),
         _zero_pfns(prog),
         _huge_zero_pfns(prog, layout),
-        _virtio_mem_ranges(prog, kernel.page_shift, doubts.notes),
+        resources,
         doubts,
     )

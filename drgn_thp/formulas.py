@@ -8,6 +8,8 @@ newest first. Nothing here reads memory or knows drgn.
 
 from __future__ import annotations
 
+from typing import Optional
+
 import numpy
 
 from .folios import Column, Folios
@@ -91,13 +93,15 @@ def subpage_mapcount_of_head(f: Folios) -> Column:
     return numpy.where(_untyped(f), f.type_word.astype(numpy.int32).astype(numpy.int64) + 1, 0)
 
 
-def page_mapcount(f: Folios) -> Column:
+def page_mapcount(f: Folios, own: Optional[Column] = None) -> Column:
     """
-    Return page_mapcount() of the head page: how often this one page is mapped, by itself or as part of the folio.
+    Return page_mapcount(): how often one page of a folio is mapped, by itself or as part of the folio.
+
+    :param own: ``_mapcount + 1`` of the page; of the head page if not given
 
     Removed in v6.10; there it is what ``/proc/kpagecount`` shows: the page's own mappings and those of the whole folio.
     """
-    small = subpage_mapcount_of_head(f)
+    small = subpage_mapcount_of_head(f) if own is None else own
     large = f.order > 0
     if not f.kernel.pmd_maps_counted_in_subpages:
         return small + numpy.where(large, f.entire_mapcount, 0)

@@ -60,6 +60,8 @@ class Mappings:
     def __init__(self, prog: Program, layout: Layout) -> None:
         self.prog = prog
         self.kinds: list[MappingKind] = list(FIRST_KINDS)
+        self.unreadable = 0
+        """Address_spaces met that could not be read."""
         self._numbers: dict[tuple[int, bool, int], int] = {}
         # Direct-mapped memo, pointer → kind: however many address_spaces a host has, this stays as small as this.
         self._pointers = numpy.zeros(_SLOTS, numpy.uint64)
@@ -115,6 +117,7 @@ class Mappings:
             flags = int.from_bytes(data[self._flags : self._flags + 8], self._order())
             name, migrate, function, writepage = self._operations(a_ops)
         except FaultError:
+            self.unreadable += 1
             return UNREADABLE
         inaccessible = bool(flags & self._inaccessible)
         min_order = flags >> self._min_order & 0x1F if self._min_order is not None else 0

@@ -292,6 +292,14 @@ class Memmap:
         count = min(1 << order, STRUCT_PAGES_WITH_FACTS if self.kernel.large_mapcount else self.pages_per_chunk)
         return self.rows(self.read(head, max(count, 2)), first)
 
+    def rows_of_page(self, pfn: int) -> Rows:
+        """
+        Read one struct page for itself, whatever folio it belongs to.
+
+        :raises FaultError: if it cannot be read
+        """
+        return self.rows(self.read(pfn, 1), numpy.array([0]))
+
     def head_pfn(self, pfn: int) -> int:
         """
         Return the page frame of the head of a page's folio: compound_head().

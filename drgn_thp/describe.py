@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Rows and blocks as records: plain dictionaries whose field names are the schema (``docs/schema.md``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import numpy
+
+from . import formulas
+from .context import Context
+from .folios import Folios
+from .gates import Path
+from .pagetype import NAMES, PageType
+from .scan import BlockCensus
+from .verdicts import block_verdict
+
+SCHEMA = "drgn-thp/1"
+Record = dict[str, Any]
+
+# Flags in the order of the list that dump_page() prints; those of the first tail page last.
+SHOWN_FLAGS = (
+    "locked writeback referenced uptodate dirty lru head active workingset owner_priv_1 reserved private_flag private_2"
+    " reclaim swapbacked unevictable mlocked hwpoison anon_exclusive double_map large_rmappable has_hwpoisoned"
+    " partially_mapped"
+).split()
+
+
+class Describer:
+    """Makes records of one target's folios and blocks."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def zone_name(self, index: int) -> Optional[str]:
+        """Return a zone's name without ZONE_; None for pages that belong to none (holes in boot memory)."""
+        names = self.context.layout.zone_names
+        return names[index] if index < len(names) else None
+
+    def folios(self, f: Folios, paths: list[Path], block: Optional[int]) -> Iterator[Record]:
+        """
+        Yield a record for every folio and path, folio by folio.
+
+        :param paths: As the target's kernel has them
+        """
+        columns = {
+            "refcount": f.refcount,
+            "total_mapcount": formulas.folio_mapcount(f),
+            "page_mapcount": formulas.page_mapcount(f),
+            "expected": formulas.folio_expected_ref_count(f),
+            "extra": formulas.extra_references(f),
+            "pins": formulas.pins(f),
+            "batches": f.batches,
+        }
+        # For pages of the kernel's own, mm says nothing of how many references there should be.
+        known = formulas.is_user(f)
+        verdicts = [(path, path.judge(f)) for path in paths]
+        types, flags = self._types(f), self._flags(f)
+        for i in range(len(f)):
+            common: Record = {"pfn": int(f.pfn[i]), "order": int(f.order[i])}
+            facts: Record = {name: int(column[i]) for name, column in columns.items()}
+            if not known[i]:
+                facts["expected"] = facts["extra"] = None
+            facts["flags"] = flags[i]
+            facts["type"] = types[i]
+            facts["mapping"] = self.context.mappings.kinds[int(f.mapping_kind[i])].name or None
+            facts["block"] = block
+            facts["zone"] = self.zone_name(int(f.zone[i]))
+            facts["node"] = int(f.node[i])
+            for path, verdict in verdicts:
+                yield {"schema": SCHEMA, "kind": "folio", **common, "path": path.name, **_verdict(verdict, i), **facts}
+
+    def _flags(self, f: Folios) -> list[list[str]]:
+        """Return the names of the flags that are set, by folio. A bit with several meanings gets the one it has here."""
+        result: list[list[str]] = [[] for _ in range(len(f))]
+        swapcache = formulas.folio_test_swapcache(f)
+        for name in SHOWN_FLAGS:
+            column = getattr(f, name)
+            if name == "anon_exclusive":
+                column = column & formulas.PageAnon(f)
+            word = name.replace("_flag", "")
+            for i in numpy.flatnonzero(column):
+                result[i].append("swapcache" if name == "owner_priv_1" and swapcache[i] else word)
+        return result
+
+    def _types(self, f: Folios) -> list[str]:
+        """Return what each page is: its page type, or whose it is."""
+        result = [NAMES[int(t)] for t in f.type]
+        ordered = (
+            ("free", formulas.is_free(f) & (f.type == PageType.NONE)),
+            ("reserved", f.reserved & (f.type == PageType.NONE)),
+            ("ksm", formulas.PageKsm(f) & (f.type == PageType.NONE)),
+            ("anon", formulas.PageAnon(f) & (f.type == PageType.NONE)),
+            ("file", formulas.page_cache(f) & (f.type == PageType.NONE)),
+            ("swapcache", formulas.folio_test_swapcache(f)),
+            ("movable-ops", formulas.page_has_movable_ops(f) & (f.type == PageType.NONE)),
+            ("truncated", f.lru & (f.type == PageType.NONE)),
+        )
+        for i, name in enumerate(result):
+            if name == NAMES[PageType.NONE]:
+                result[i] = next((word for word, column in ordered if column[i]), "kernel")
+        return result
+
+    def block(self, census: BlockCensus) -> Record:
+        """Return the record of a memory block."""
+        block = census.block
+        shift = self.context.kernel.page_shift
+        paths: Record = {}
+        for name, counts in census.paths.items():
+            verdict, word = block_verdict(self.context, census, name)
+            paths[name] = {
+                "verdict": verdict,
+                "answer": word or None,
+                "refused": counts.refused,
+                "refused_pages": counts.refused_pages,
+                "wrongly_refused": counts.wrongly,
+                "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
+                "durations": dict(sorted(counts.durations.items())),
+            }
+        zones = sorted(census.zones, key=lambda place: (-census.zones[place], place)) or [
+            (zone.node, zone.index)
+            for zone in self.context.zones
+            if zone.start_pfn < block.end_pfn and block.start_pfn < zone.end_pfn
+        ]
+        return {
+            "schema": SCHEMA,
+            "kind": "block",
+            "block": block.id,
+            "start": block.start_pfn << shift,
+            "end": block.end_pfn << shift,
+            "start_pfn": block.start_pfn,
+            "end_pfn": block.end_pfn,
+            "state": block.state,
+            "derived": block.derived,
+            "zones": [name for name in (self.zone_name(zone) for _, zone in zones) if name],
+            "nodes": sorted({node for node, _ in zones}),
+            "folios": census.folios,
+            "used_pages": census.pages,
+            "free_pages": census.free,
+            "hole_pages": census.holes,
+            "poisoned_pages": census.poisoned,
+            "unreadable_pages": census.unreadable,
+            "paths": paths,
+        }
+
+
+def _verdict(verdicts: Any, i: int) -> Record:
+    mask, primary = int(verdicts.mask[i]), int(verdicts.primary[i])
+    if primary < 0:
+        return {
+            "verdict": "ok",
+            "reason": None,
+            "also": [],
+            "duration": None,
+            "check": None,
+            "wrongly_refused": False,
+        }
+    gate = verdicts.gates[primary]
+    also: list[str] = []
+    for index, other in enumerate(verdicts.gates):
+        if mask >> index & 1 and other.reason.name not in (gate.reason.name, *also):
+            also.append(other.reason.name)
+    return {
+        "verdict": "refused",
+        "reason": gate.reason.name,
+        "also": also,
+        "duration": gate.duration.value,
+        "check": gate.kernel,
+        "wrongly_refused": gate.wrongly,
+    }

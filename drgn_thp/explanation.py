@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What ``folio`` shows to people: everything about one folio on a page of text."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from tabulate import tabulate
+
+from .escape import printable
+from .ledger import Explanation
+
+FACTS = ("type", "mapping", "flags", "zone", "node", "block", "refcount", "batches", "pins")
+
+
+def write_explanation(explanation: Explanation, out: TextIO) -> None:
+    """Write facts, formulas, the ledger, and the verdict of every path with all the checks that refuse."""
+    record = explanation.records[0]
+    head, order = record["pfn"], record["order"]
+    out.write(f"{printable(explanation.asked)}: page frame {explanation.pfn:#x}")
+    if order:
+        out.write(f", page {explanation.pfn - head} of the folio of {1 << order} pages at {head:#x}")
+    out.write("\n\n")
+    rows = [[name, _shown(record[name])] for name in FACTS]
+    out.write(tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n\n")
+    rows = [[name + "()", str(value)] for name, value in explanation.formulas]
+    out.write(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right")) + "\n\n")
+    if explanation.ledger:
+        out.write("references\n")
+        rows = [[name, str(value)] for name, value in explanation.ledger if value or name == "UNEXPLAINED"]
+        rows.append(["refcount", str(record["refcount"])])
+        out.write(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right")) + "\n\n")
+    else:
+        out.write("references: the kernel's own page, mm does not say how many it should have\n\n")
+    advice = {}
+    for path, refusals in explanation.refusals:
+        out.write(f"{path}: {'refused' if refusals else 'ok'}\n")
+        for refusal in refusals:
+            wrongly = ", wrongly" if refusal.wrongly else ""
+            out.write(f"    {refusal.reason} ({refusal.duration}{wrongly}) by {refusal.kernel}\n")
+            advice[refusal.reason] = refusal.advice
+    if advice:
+        out.write("\n" + "".join(f"{reason}: {text}\n" for reason, text in advice.items()))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    return "-" if value is None else printable(str(value))

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One folio's balance: what its references are for, and every check of every path that refuses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from . import formulas
+from .blocks import read_blocks
+from .context import Context
+from .describe import Describer, Record
+from .errors import BadArgument
+from .folios import Folios
+from .gates import Path
+
+MAX_PFN_BITS = 52  # physical addresses have at most 64 bits, of which 12 are within the page
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A check that refuses the folio."""
+
+    reason: str
+    kernel: str
+    duration: str
+    wrongly: bool
+    advice: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything about one folio."""
+
+    asked: str
+    pfn: int
+    """The page frame asked for; the folio may begin before it."""
+    records: tuple[Record, ...]
+    """One per path, as in a report."""
+    ledger: tuple[tuple[str, int], ...]
+    """What holds how many references; the last entry is what nobody explains."""
+    formulas: tuple[tuple[str, int], ...]
+    refusals: tuple[tuple[str, tuple[Refusal, ...]], ...]
+    """By path, all checks that refuse, in the order of the kernel."""
+
+    @property
+    def refused(self) -> bool:
+        return any(record["verdict"] == "refused" for record in self.records)
+
+
+def parse_page(context: Context, text: str) -> int:
+    """
+    Return the page frame number that the user means.
+
+    A number is a page frame number if there is such a frame; else a kernel address (of a ``struct page``, or of memory
+    in the direct map), or else a physical address. ``pfn:``, ``phys:``, ``page:`` and ``virt:`` in front say which.
+
+    :raises BadArgument: if it is none of these
+    """
+    kind, _, digits = text.rpartition(":")
+    try:
+        number = int(digits, 0)
+    except ValueError:
+        try:
+            number = int(digits, 16)
+        except ValueError:
+            raise BadArgument(f"{text!r} is not a page frame number or address") from None
+    if number < 0:
+        raise BadArgument(f"{text!r} is negative")
+    if not kind:
+        kind = _guess(context, number)
+    if kind == "pfn":
+        return number
+    if kind == "phys":
+        return number >> context.kernel.page_shift
+    if kind == "page":
+        offset = number - context.layout.vmemmap
+        if offset < 0:
+            raise BadArgument(f"{text}: not the address of a struct page")
+        return offset // context.layout.page_struct_size
+    if kind == "virt":
+        return context.virtual_to_pfn(number)
+    raise BadArgument(f"{text!r}: {kind!r} is none of pfn, phys, page, virt")
+
+
+def _guess(context: Context, number: int) -> str:
+    if number >> 63:
+        end = context.memmap.page_address(context.end_pfn)
+        return "page" if context.layout.vmemmap <= number < end else "virt"
+    return "pfn" if number < context.end_pfn else "phys"
+
+
+def explain(context: Context, asked: Iterable[str], paths: Sequence[Path]) -> Iterable[Explanation]:
+    """
+    Explain folios, each by any page of it.
+
+    :param asked: As in :func:`parse_page`
+    :param paths: As the target's kernel has them
+    :raises BadArgument: if a page does not exist
+    :raises FaultError: if its struct pages cannot be read
+    """
+    blocks, _ = read_blocks(context.prog, context.sections)
+    describer = Describer(context)
+    for text in asked:
+        pfn = parse_page(context, text)
+        if pfn >= 1 << MAX_PFN_BITS or context.sections.index(pfn) is None:
+            raise BadArgument(f"{text}: there is no page frame {pfn:#x} in this target")
+        f = context.folios(context.memmap.read_folio(pfn))
+        block = next((b.id for b in blocks if b.start_pfn <= int(f.pfn[0]) < b.end_pfn), None)
+        records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
+        refusals = tuple((path.name, _refusals(path, f)) for path in paths)
+        yield Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals)
+
+
+def _refusals(path: Path, f: Folios) -> tuple[Refusal, ...]:
+    verdicts = path.judge(f)
+    found = []
+    for index, gate in enumerate(verdicts.gates):
+        if int(verdicts.mask[0]) >> index & 1:
+            found.append(
+                Refusal(gate.reason.name, gate.kernel, gate.duration.value, gate.wrongly, gate.reason.advice)
+            )
+    return tuple(found)
+
+
+def _ledger(context: Context, f: Folios) -> tuple[tuple[str, int], ...]:
+    if not formulas.is_user(f)[0]:
+        return ()
+    entries = [
+        ("mappings", int(formulas.folio_mapcount(f)[0])),
+        ("page cache", int(formulas.page_cache_references(f)[0])),
+        ("swap cache", int(formulas.swapcache_references(f)[0])),
+        ("private data", int(formulas.private_references(f)[0])),
+    ]
+    head = int(f.pfn[0])
+    for entry in context.batches.entries:
+        if entry.pfn == head:
+            entries.append((f"batch {entry.batch} of CPU {entry.cpu}", 1))
+    entries.append(("UNEXPLAINED", int(formulas.extra_references(f)[0])))
+    return tuple(entries)
+
+
+def _formulas(f: Folios) -> tuple[tuple[str, int], ...]:
+    functions = (
+        formulas.folio_mapcount,
+        formulas.page_mapcount,
+        formulas.folio_expected_ref_count,
+        formulas.extra_references,
+        formulas.folio_maybe_additionally_referenced,
+        formulas.folio_maybe_dma_pinned,
+        formulas.pins,
+        formulas.split_extra_pins,
+        formulas.can_split_folio,
+        formulas.write_protect_page_balance,
+        formulas.folio_maybe_mapped_shared,
+    )
+    return tuple((function.__name__, int(function(f)[0])) for function in functions)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Text for people: a table of memory blocks, then the refused folios, then what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Optional, TextIO
+
+from tabulate import tabulate
+
+from ..escape import printable
+
+Record = dict[str, Any]
+TOP_REASONS = 3
+
+
+def render(records: Iterable[Record], out: TextIO, limit: int) -> None:
+    """
+    Write a report, or the lines of ``folio``.
+
+    :param limit: How many refused folios to list per path; 0 for all
+    """
+    blocks: list[Record] = []
+    folios: dict[str, list[Record]] = {}
+    left_out: dict[str, int] = {}
+    summary: Optional[Record] = None
+    for record in records:
+        if record["kind"] == "block":
+            blocks.append(record)
+        elif record["kind"] == "folio":
+            kept = folios.setdefault(record["path"], [])
+            if limit and len(kept) >= limit:
+                left_out[record["path"]] = left_out.get(record["path"], 0) + 1
+            else:
+                kept.append(record)
+        else:
+            summary = record
+    if summary is not None:
+        _head(summary, out)
+        for path in summary["paths"]:
+            _blocks(path, blocks, summary, out)
+            _folios(path, folios.get(path, []), left_out.get(path, 0), out)
+        _unknown(summary, out)
+
+
+def _table(rows: list[list[str]], headers: list[str], right: str = "") -> str:
+    align = ["right" if header in right.split() else "left" for header in headers]
+    return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align if rows else None)
+
+
+def _head(summary: Record, out: TextIO) -> None:
+    racy = summary["racy_check"]
+    out.write(f"Linux {printable(summary['release'])}, types from {printable(summary['types'])}\n")
+    out.write(
+        f"isolate_migratepages_block() is taken to compare with {racy['compares_with']}():"
+        f" {printable(racy['decided_by'])}{' (in doubt)' if racy['doubtful'] else ''}\n"
+    )
+
+
+def _range(block: Record) -> str:
+    return f"{block['start']:#x}-{block['end'] - 1:#x}"
+
+
+def _reasons(reasons: dict[str, int]) -> str:
+    top = [f"{name} {number}" for name, number in list(reasons.items())[:TOP_REASONS]]
+    more = len(reasons) - TOP_REASONS
+    return ", ".join(top) + (f", {more} more" if more > 0 else "")
+
+
+def _blocks(path: str, blocks: list[Record], summary: Record, out: TextIO) -> None:
+    rows = []
+    for block in blocks:
+        counts = block["paths"][path]
+        verdict = counts["verdict"] + (f" ({counts['answer']})" if counts["answer"] else "")
+        rows.append(
+            [
+                "-" if block["block"] is None else str(block["block"]),
+                _range(block),
+                printable(block["state"]) + (" (derived)" if block["derived"] else ""),
+                ",".join(map(printable, block["zones"])) or "-",
+                ",".join(map(str, block["nodes"])) or "-",
+                str(block["folios"]),
+                str(counts["refused"]),
+                _reasons(counts["reasons"]) or "-",
+                verdict,
+            ]
+        )
+    wrongly = summary["wrongly_refused"].get(path, 0)
+    out.write(f"\n{path}: {summary['refused'].get(path, 0)} of {summary['folios']} folios refused")
+    out.write(f", {wrongly} of them wrongly\n" if wrongly else "\n")
+    headers = ["block", "range", "state", "zone", "node", "folios", "refused", "reasons", "verdict"]
+    out.write(_table(rows, headers, "block node folios refused") + "\n")
+
+
+def folio_row(record: Record) -> list[str]:
+    """Return a refused folio as a row of the table."""
+
+    def number(name: str) -> str:
+        return "-" if record[name] is None else str(record[name])
+
+    return [
+        f"{record['pfn']:#x}",
+        str(record["order"]),
+        record["reason"] or "-",
+        (record["duration"] or "-") + (" (wrongly)" if record["wrongly_refused"] else ""),
+        number("refcount"),
+        number("total_mapcount"),
+        number("page_mapcount"),
+        number("expected"),
+        number("extra"),
+        number("pins"),
+        printable(record["type"]),
+        printable(record["mapping"] or "-"),
+        ", ".join(record["also"]) or "-",
+    ]
+
+
+FOLIO_HEADERS = "pfn order reason duration refs mapped head expected extra pins type mapping also".split()
+
+
+def _folios(path: str, records: list[Record], left_out: int, out: TextIO) -> None:
+    if not records:
+        return
+    out.write(f"\nrefused on {path}:\n")
+    numbers = "pfn order refs mapped head expected extra pins"
+    out.write(_table([folio_row(record) for record in records], FOLIO_HEADERS, numbers) + "\n")
+    if left_out:
+        out.write(f"... and {left_out} more (--limit 0 lists all)\n")
+
+
+def _unknown(summary: Record, out: TextIO) -> None:
+    counted = (
+        (summary["offline_blocks"], "memory blocks are offline"),
+        (summary["hole_pages"], "page frames are holes or not online"),
+        (summary["poisoned_pages"], "struct pages were never initialised"),
+        (summary["batched_references"], "references are held by per-CPU LRU and mlock batches (taken off above)"),
+    )
+    lines = [f"{number} {what}" for number, what in counted if number]
+    lines += [f"note: {printable(note)}" for note in summary["notes"]]
+    lines += [f"INCOMPLETE: {printable(what)}" for what in summary["incomplete"]]
+    if lines:
+        out.write("\n" + "\n".join(lines) + "\n")

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The report: a stream of records, blocks and their refused folios first, the summary last.
+
+It is a stream so that a report on a large host need never be in memory; who wants a table makes one of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+from .blocks import Block, read_blocks
+from .context import Context
+from .describe import SCHEMA, Describer, Record
+from .gates import Path, Reason
+from .scan import BlockCensus, Scan
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the user wants to know."""
+
+    paths: Sequence[Path]
+    blocks: Optional[Callable[[Block], bool]] = None
+    """Which memory blocks to look at; all if None."""
+    only: Sequence[Reason] = ()
+    """List only folios refused for one of these; counts are of all."""
+    folios: bool = True
+    """List refused folios at all."""
+
+
+@dataclass
+class Totals:
+    """What the summary adds up."""
+
+    blocks: int = 0
+    folios: int = 0
+    unreadable_pages: int = 0
+    poisoned_pages: int = 0
+    hole_pages: int = 0
+    offline_blocks: int = 0
+    derived_blocks: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    wrongly_refused: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def add(self, census: BlockCensus) -> None:
+        self.blocks += 1
+        self.folios += census.folios
+        self.unreadable_pages += census.unreadable
+        self.poisoned_pages += census.poisoned
+        self.hole_pages += census.holes
+        self.offline_blocks += not census.block.online
+        self.derived_blocks += census.block.derived
+        for name, counts in census.paths.items():
+            self.refused[name] = self.refused.get(name, 0) + counts.refused
+            self.wrongly_refused[name] = self.wrongly_refused.get(name, 0) + counts.wrongly
+            reasons = self.reasons.setdefault(name, {})
+            for reason, number in counts.reasons.items():
+                reasons[reason] = reasons.get(reason, 0) + number
+
+
+class Report:
+    """One question put to one target. Iterate over :meth:`records` once; after that the outcome is known."""
+
+    def __init__(
+        self,
+        context: Context,
+        question: Question,
+        types_source: str = "",
+        notes: Iterable[str] = (),
+        progress: Optional[Callable[[int], None]] = None,
+    ) -> None:
+        self.context = context
+        self.question = question
+        self.types_source = types_source
+        self.totals = Totals()
+        blocks, block_notes = read_blocks(context.prog, context.sections)
+        self.blocks = [block for block in blocks if question.blocks is None or question.blocks(block)]
+        self._all_derived = any(block.derived for block in blocks)
+        self.notes = [*notes, *block_notes]
+        self.progress = progress
+
+    @property
+    def pages(self) -> int:
+        """Page frames that the scan will go through."""
+        return sum(block.pages for block in self.blocks if block.online)
+
+    @property
+    def incomplete(self) -> list[str]:
+        """What is missing from the answer, in words; empty if nothing is."""
+        totals, doubts = self.totals, self.context.doubts
+        counted = (
+            (totals.unreadable_pages, "struct pages could not be read"),
+            (totals.derived_blocks, "memory blocks are derived from sections, their state is a guess"),
+            (len(doubts.unreadable_pageblocks), "sections whose pageblock flags could not be read"),
+            (len(doubts.unreadable_buffers), "folios whose buffer heads could not be followed"),
+            (self.context.mappings.unreadable, "address_spaces could not be read"),
+        )
+        missing = [f"{number} {what}" for number, what in counted if number]
+        if totals.interrupted:
+            missing.append("interrupted: blocks after this were not looked at")
+        return missing + doubts.notes
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records of the report."""
+        describer = Describer(self.context)
+        scan = Scan(self.context, self.question.paths, self.question.folios, self.progress)
+        only = {reason.name for reason in self.question.only}
+        try:
+            for census in scan.blocks(self.blocks):
+                self.totals.add(census)
+                yield describer.block(census)
+                if census.refused is not None:
+                    for record in describer.folios(census.refused, scan.paths, census.block.id):
+                        if record["verdict"] == "refused" and (not only or record["reason"] in only):
+                            yield record
+        except KeyboardInterrupt:
+            self.totals.interrupted = True
+        yield self.summary()
+
+    def summary(self) -> Record:
+        """Return the last record: totals, what the target is, and what is not known about it."""
+        kernel, totals = self.context.kernel, self.totals
+        racy: dict[str, Any] = {
+            "compares_with": "page_mapcount" if kernel.racy_check.old else "total_mapcount",
+            "decided_by": kernel.racy_check.source,
+            "doubtful": kernel.racy_check.doubtful,
+        }
+        return {
+            "schema": SCHEMA,
+            "kind": "summary",
+            "release": kernel.release,
+            "types": self.types_source,
+            "racy_check": racy,
+            "paths": [path.name for path in self.question.paths],
+            "blocks": totals.blocks,
+            "offline_blocks": totals.offline_blocks,
+            "folios": totals.folios,
+            "refused": totals.refused,
+            "wrongly_refused": totals.wrongly_refused,
+            "reasons": {name: dict(sorted(counts.items())) for name, counts in sorted(totals.reasons.items())},
+            "unreadable_pages": totals.unreadable_pages,
+            "poisoned_pages": totals.poisoned_pages,
+            "hole_pages": totals.hole_pages,
+            "batched_references": len(self.context.batches.entries),
+            "incomplete": self.incomplete,
+            "notes": self.notes,
+        }

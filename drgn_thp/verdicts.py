@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From refused folios to the fate of a memory block: what happens to who asks for it on a path."""
+
+from __future__ import annotations
+
+from .context import Context
+from .gates import Duration
+from .scan import BlockCensus
+
+YES, LATER, BLOCKS, ENDLESS, NO, OFFLINE, UNKNOWN = "yes", "later", "blocks", "endless", "no", "offline", "unknown"
+
+
+def structural(context: Context, census: BlockCensus) -> str:
+    """
+    Return why offline_pages() refuses a block before it looks at a page, or "".
+
+    It wants all of the block to be System RAM of one zone.
+    """
+    block = census.block
+    if not context.resources.covers(block.start_pfn, block.end_pfn):
+        return "-EINVAL: memory holes"
+    zones = [zone for zone in context.zones if zone.start_pfn < block.end_pfn and block.start_pfn < zone.end_pfn]
+    if len(zones) > 1 and len(census.zones) > 1:
+        return "-EINVAL: more than one zone"
+    return ""
+
+
+def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str, str]:
+    """
+    Return what becomes of a block on a path, and the kernel's word for it.
+
+    yes; later (only transient obstacles); blocks (the kernel waits, perhaps for ever); endless (it retries until a
+    signal); no; offline (it is already); unknown (too much of it cannot be read).
+    """
+    counts = census.paths[path]
+    if not census.block.online:
+        return OFFLINE, ""
+    if path == "offline":
+        problem = structural(context, census)
+        if problem:
+            return NO, problem
+    order = (
+        (Duration.PERMANENT, NO),
+        (Duration.ENDLESS, ENDLESS),
+        (Duration.WILL_BLOCK, BLOCKS),
+        (Duration.TRANSIENT, LATER),
+    )
+    for duration, verdict in order:
+        if counts.durations.get(duration.value):
+            return verdict, "-EBUSY" if verdict == NO else ""
+    if census.unreadable:
+        return UNKNOWN, f"{census.unreadable} struct pages not readable"
+    return YES, ""
