@@ -15,7 +15,7 @@ def cache_dir() -> Path:
     """Return ``$DRGN_THP_CACHE``, or ``drgn_thp`` in the user's cache directory."""
     explicit = os.environ.get("DRGN_THP_CACHE")
     if explicit:
-        return Path(explicit)
+        return Path(explicit).resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drgn_thp"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import re
 import shlex
 import shutil
@@ -23,6 +22,9 @@ from .cache import cache_dir, new_directory
 from .matrix import Kernel
 
 APT_DIRECTORY = Path("/etc/apt")
+IMAGE_MEMBERS = ("./boot/*", "./lib/modules/*", "./usr/lib/modules/*")
+# In most packages vmlinux comes early. Without --occurrence tar would read to the end: 200 MB more of xz.
+DEBUG_MEMBERS = ("--no-anchored", "--occurrence=1", "vmlinux*")
 
 
 class FetchError(Exception):
@@ -123,8 +125,7 @@ def _fetch_version(kernel: Kernel, apt: _Apt, version: str, directory: Path) -> 
         shutil.move(drivers, scratch / "modules")
         _decompress_modules(scratch / "modules")
         for package in debug_packages:
-            pattern = ["./usr/lib/debug/boot/vmlinux-*", "./usr/lib/debug/lib/modules/*/vmlinux"]
-            _unpack(apt.download(package, version, scratch), tree, pattern, only_first=True)
+            _unpack(apt.download(package, version, scratch), tree, DEBUG_MEMBERS)
         vmlinux = _the_one(tree, ["usr/lib/debug/boot/vmlinux-*", "usr/lib/debug/lib/modules/*/vmlinux"])
         if release not in str(vmlinux):
             raise FetchError(f"image is {release}, debug information is {vmlinux.relative_to(tree)}")
@@ -135,22 +136,19 @@ def _fetch_version(kernel: Kernel, apt: _Apt, version: str, directory: Path) -> 
     return _load(kernel, directory)
 
 
-def _unpack(deb: Path, tree: Path, patterns: Sequence[str], only_first: bool = False) -> None:
-    """Unpack members of a package, then delete the package; ``only_first`` stops decompressing at the first one."""
-    unpack = ["tar", "-x", "-C", str(tree), "--wildcards", *patterns]
-    if only_first:
-        # In most packages vmlinux comes early. Without --occurrence tar would read to the end: 200 MB more of xz.
-        # tar counts occurrences for each pattern, hence the one pattern that matches the same names.
-        unpack[4:] = ["--no-anchored", "--wildcards", "--occurrence=1", "vmlinux*"]
-    with subprocess.Popen(
-        ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as package:
+def _unpack(deb: Path, tree: Path, members: Sequence[str]) -> None:
+    """Unpack members of a package, given as tar takes them, then delete the package."""
+    list_members = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    unpack = ["tar", "-x", "-C", str(tree), "--wildcards", *members]
+    with subprocess.Popen(list_members, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as package:
         result = subprocess.run(unpack, stdin=package.stdout, stderr=subprocess.PIPE, text=True, check=False)
         if package.stdout:
             package.stdout.close()
-    # Packages differ in which of the patterns they have; what is missing in the end is noticed by _the_one().
-    if result.returncode and "Not found in archive" not in result.stderr:
-        raise FetchError(f"cannot unpack {deb.name}: {result.stderr.strip()}")
+    # Packages differ in which of the members they have; what is missing in the end is noticed by _the_one().
+    harmless = ("Not found in archive", "due to previous errors")
+    errors = [line for line in result.stderr.splitlines() if not line.endswith(harmless)]
+    if result.returncode and (errors or not result.stderr):
+        raise FetchError(f"cannot unpack {deb.name}: {'; '.join(errors)}")
     deb.unlink()
 
 
@@ -191,8 +189,8 @@ class _Apt:
             "Acquire::Languages=none",
             "Acquire::Retries=3",
             "APT::Architecture=amd64",
-            # The unprivileged user that apt downloads as cannot write into these directories.
-            f"APT::Sandbox::User={os.environ.get('USER', 'root')}",
+            # The unprivileged user that apt would download as cannot write into these directories.
+            "APT::Sandbox::User=root",
         ]
         self._run("apt-get", "-qq", "update")
 

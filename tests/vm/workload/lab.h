@@ -106,7 +106,8 @@ int read_file(const char *path, char *buffer, size_t size);
 
 void prepare_report(void);
 void report(void);
-void agent(void);
+void open_agent(void);
+void agent(void) __attribute__((noreturn));
 
 // --- scenarios_*.c
 

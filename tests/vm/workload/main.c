@@ -16,6 +16,7 @@ int main(void)
 	make_table();
 	mount_all();
 	load_modules();
+	open_agent();
 	hold_gates_still();
 	wait_for_movable_node();
 	attach_disks();
