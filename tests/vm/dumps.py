@@ -29,6 +29,9 @@ HARNESS_VERSION = 1
 # Second half of what the workload writes into pages that are found by content; see its scenarios_held.c.
 SIGNATURE = "of drgn_thp's lab"
 
+_RANGE = r"^RANGE pfn=(\S+) pages=(\d+) hotplugged=(\d)"
+_MARK = r"^MARK scenario=(\S+) pid=(\d+) vaddr=(\S+) index=(\d+) pfn=(\S+) kind=(\S+) held=(\d) note=(.*)$"
+
 Column = numpy.typing.NDArray[numpy.uint64]
 
 
@@ -197,13 +200,12 @@ def _store(core: ElfCore, serial: str, directory: Path) -> None:
     (directory / "marks.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 
-_RANGE = r"^RANGE pfn=(\S+) pages=(\d+) hotplugged=(\d)"
-_MARK = r"^MARK scenario=(\S+) pid=(\d+) vaddr=(\S+) index=(\d+) pfn=(\S+) kind=(\S+) held=(\d) note=(.*)$"
-
-
 def _marks(core: ElfCore, serial: str, flags: Column) -> list[Mark]:
-    marks = []
-    for scenario, pid, vaddr, index, pfn, kind, held, note in re.findall(_MARK, serial, re.MULTILINE):
+    marks: list[Mark] = []
+    lines = re.findall(_MARK, serial, re.MULTILINE)
+    if f"MARKS {len(lines)}" not in serial.splitlines():
+        raise GuestError(f"found {len(lines)} marks on the console, which is not what the guest says it printed")
+    for scenario, pid, vaddr, index, pfn, kind, held, note in lines:
         mark = Mark(scenario, int(pid), int(vaddr, 0), int(index), int(pfn, 0), kind, held == "1", note)
         if note.startswith("sig="):
             marks += [replace(mark, pfn=found, index=i) for i, found in enumerate(_pages_with(core, note[4:], flags))]

@@ -86,7 +86,7 @@ def build_id(path: Path) -> str:
         file.seek(names_at)
         names = file.read(names_size)
         for name, _, _, _, at, size in sections:
-            if not names[name:].startswith((b".note", b".notes")):
+            if not names[name:].startswith(b".note"):
                 continue
             file.seek(at)
             notes = file.read(size)

@@ -17,7 +17,7 @@ from typing import Any
 
 from .elfcore import ElfCore
 
-# Plenty on an idle machine, where a guest takes some 20 s; not too short on a busy one.
+# Plenty on an idle machine, where a guest takes less than 10 s; not too short on a busy one.
 BOOT_SECONDS = 300.0
 SPARSE_BLOCK = 1 << 16
 

@@ -138,9 +138,9 @@ def _fetch_version(kernel: Kernel, apt: _Apt, version: str, directory: Path) -> 
 
 def _unpack(deb: Path, tree: Path, members: Sequence[str]) -> None:
     """Unpack members of a package, given as tar takes them, then delete the package."""
-    list_members = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    archive = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     unpack = ["tar", "-x", "-C", str(tree), "--wildcards", *members]
-    with subprocess.Popen(list_members, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as package:
+    with subprocess.Popen(archive, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as package:
         result = subprocess.run(unpack, stdin=package.stdout, stderr=subprocess.PIPE, text=True, check=False)
         if package.stdout:
             package.stdout.close()

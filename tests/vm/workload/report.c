@@ -119,5 +119,7 @@ void report(void)
 		printf("MARK scenario=%s pid=%d vaddr=%#lx index=%d pfn=%#lx kind=%s held=%d note=%s\n", m->scenario, m->pid,
 		       m->vaddr, m->index, m->pfn, m->kind, m->held, m->note);
 	}
+	// A message of the kernel in the middle of a line would lose a mark unnoticed.
+	printf("MARKS %d\n", table->marks);
 	printf("READY\n");
 }
