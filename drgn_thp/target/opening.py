@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass, field
 
-from drgn import MissingDebugInfoError, Program, ProgramFlags
+import drgn
+from drgn import Platform, Program, ProgramFlags
 
-from ..errors import TargetError
+from ..errors import DrgnThpError, TargetError
+from .compressed import compression, unpack
+from .debuginfo import captured_log, load_dwarf
+from .elf import ET_CORE, read_elf
+from .kallsyms import register_module_symbols
+from .kernelbtf import check_types, load_btf
+from .qmp import open_guest
 from .spec import TargetSpec
+from .vmcoreinfo import read_vmcoreinfo
 
 
 @dataclass(frozen=True)
@@ -17,8 +27,8 @@ class Target:
     An opened target.
 
     :ivar types_source: Where its types come from, for reports: "DWARF of /path/vmlinux", "BTF in the dump".
-    :ivar notes: What is missing or odd, a line each.
     :ivar has_unwinder: Whether stack traces are to be trusted. Without DWARF, drgn's are wrong without saying so.
+    :ivar notes: What is missing or odd, a line each. More may follow while the target is used.
     """
 
     prog: Program
@@ -32,39 +42,110 @@ def open_target(spec: TargetSpec) -> Target:
     """
     Open a core, the running kernel or a QEMU guest, and find what describes its types.
 
-    :raises TargetError: if it cannot be opened, is not a Linux kernel, or nothing describes it
+    That is, in this order: the vmlinux that the user names; one that drgn finds; BTF, of which the kernel itself
+    carries one since 6.0 or so.
+
+    :raises TargetError: if it cannot be opened, is not a Linux kernel, nothing that fits describes it,
+        or what is asked is contradictory
     """
-    prog = _open_memory(spec)
-    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
-        raise TargetError(f"{_name(spec)}: not a Linux kernel")
-    release = prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace")
-    try:
-        prog.load_debug_info(spec.symbols, main=spec.default_symbols != "none")
-    except MissingDebugInfoError as error:
-        raise TargetError(f"{_name(spec)}: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise TargetError(str(error)) from error
-    path = prog.main_module().debug_file_path
-    if path is None:
-        raise TargetError(f"{_name(spec)}: Linux {release} needs its vmlinux with debugging symbols: name it with -s")
-    return Target(prog, release, f"DWARF of {path}", True)
-
-
-def _name(spec: TargetSpec) -> str:
-    return spec.core or spec.qemu or "/proc/kcore"
-
-
-def _open_memory(spec: TargetSpec) -> Program:
     if (spec.core is not None) + spec.kernel + (spec.qemu is not None) != 1:
         raise TargetError("name one target: -c CORE, -k for the running kernel, or --qemu ADDRESS")
-    prog = Program()
+    if spec.btf is not None and (spec.no_btf or spec.symbols):
+        raise TargetError("--btf excludes --no-btf and -s: types of two sources do not mix")
+    name = spec.core or spec.qemu or "/proc/kcore"
+    notes: list[str] = []
+    prog = Program(_platform(spec), vmcoreinfo=_vmcoreinfo(spec))
+    with captured_log() as log:
+        _open_memory(prog, spec, name, notes)
+        notes += log
+        _check_linux(prog, spec, name)
+        release = prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace")
+        try:
+            source, has_unwinder = _load_types(prog, spec, name, release, notes)
+        except TargetError as error:
+            # A core that is cut off may lack what the types are found by.
+            raise TargetError("; ".join([str(error), *notes])) from error
+    register_module_symbols(prog)
+    return Target(prog, release, source, has_unwinder, notes)
+
+
+def _load_types(prog: Program, spec: TargetSpec, name: str, release: str, notes: list[str]) -> tuple[str, bool]:
+    path = load_dwarf(prog, spec, name, notes) if spec.btf is None else None
+    if path is None and spec.no_btf:
+        raise TargetError(f"{name}: no vmlinux of Linux {release} with debugging symbols found: name it with -s")
+    if path is None:
+        return load_btf(prog, spec, name, release, notes), False
+    source = f"DWARF of {path}"
+    if "BUILD-ID" not in read_vmcoreinfo(prog):
+        check_types(prog, source, name)
+    return source, True
+
+
+def _platform(spec: TargetSpec) -> Platform | None:
+    if spec.architecture is None:
+        return None
+    try:
+        return Platform(drgn.Architecture[spec.architecture.upper()])
+    except KeyError:
+        raise TargetError(f"--architecture {spec.architecture}: drgn knows no such architecture") from None
+
+
+def _vmcoreinfo(spec: TargetSpec) -> bytes | None:
+    if spec.vmcoreinfo is None:
+        return None
+    try:
+        with open(spec.vmcoreinfo, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise TargetError(f"{spec.vmcoreinfo}: {error.strerror or error}") from error
+
+
+def _open_memory(prog: Program, spec: TargetSpec, name: str, notes: list[str]) -> None:
     try:
         if spec.core is not None:
-            prog.set_core_dump(spec.core)
+            _open_core(prog, spec.core, notes)
         elif spec.qemu is not None:
-            prog.set_qemu_qmp(spec.qemu)
+            open_guest(prog, spec.qemu)
         else:
             prog.set_kernel()
-    except Exception as error:
-        raise TargetError(f"{_name(spec)}: {' '.join(str(error).split())}") from error
-    return prog
+    except DrgnThpError:
+        raise
+    except OSError as error:
+        hint = ": the running kernel can be read by root only" if spec.kernel and _denied(error) else ""
+        raise TargetError(f"{name}: {error.strerror or error}{hint}") from error
+    except Exception as error:  # drgn raises bare ones for what libelf and libkdumpfile dislike
+        raise TargetError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def _denied(error: OSError) -> bool:
+    return error.errno in (errno.EACCES, errno.EPERM)
+
+
+def _open_core(prog: Program, path: str, notes: list[str]) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kind = compression(fd)
+        if kind is not None:
+            compressed, fd = fd, unpack(fd, kind, path)
+            os.close(compressed)
+        elf = read_elf(fd)
+        if elf is not None:
+            if elf.type != ET_CORE:
+                raise TargetError(f"{path}: an ELF file, but no core dump")
+            missing = elf.missing_bytes()
+            if missing:
+                notes.append(f"{path} is cut off: its last {missing} bytes are missing, and what lay there is unknown")
+        prog.set_core_dump(path if kind is None else os.dup(fd))  # the Program closes what it is given
+    finally:
+        os.close(fd)
+
+
+def _check_linux(prog: Program, spec: TargetSpec, name: str) -> None:
+    if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        return
+    if spec.qemu is not None:
+        raise TargetError(
+            f"{name}: no Linux kernel recognised in this guest: QEMU needs -device vmcoreinfo, and the guest"
+            " CONFIG_FW_CFG_SYSFS; or name a file with its VMCOREINFO with --vmcoreinfo"
+        )
+    raise TargetError(f"{name}: no core of a Linux kernel, or one without VMCOREINFO (which --vmcoreinfo may give)")
