@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import decode_memory_block_state_value, for_each_memory_block
@@ -19,7 +18,7 @@ MAX_BLOCKS = 1 << 20
 class Block:
     """A ``struct memory_block``, or memory that belongs to none."""
 
-    id: Optional[int]
+    id: int | None
     """As in /sys/devices/system/memory/memoryN; None for memory outside of all blocks."""
     start_pfn: int
     end_pfn: int

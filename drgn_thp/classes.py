@@ -3,8 +3,8 @@
 Folios that look alike are judged once.
 
 Most small folios of a host come in a few hundred combinations of flags, counts and kind of mapping. A combination is
-judged by the same formulas and gates as any single folio, the first time it is met; after that, meeting it again costs a
-look-up. Combinations are compared whole, so that two are never taken for one.
+judged by the same formulas and gates as any single folio, the first time it is met; after that, meeting it again costs
+a look-up. Combinations are compared whole, so that two are never taken for one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Classes:
         self._state = numpy.zeros(_SLOTS, numpy.uint64)
         self._counts = numpy.zeros(_SLOTS, numpy.uint64)
         self._number = numpy.full(_SLOTS, UNKNOWN, numpy.int32)
+        self._row = numpy.zeros(_SLOTS, numpy.intp)
         self.length = 0
 
     def lookup(self, state: Column, counts: Column) -> Column:
@@ -36,29 +37,43 @@ class Classes:
         :param state: The flags that matter, with the kind of mapping in spare bits
         :param counts: Map count or page type, and reference count
         """
-        slots = self._slots(state, counts)
+        slots = _slots(state, counts)
         numbers = self._number[slots]
-        wrong = (self._state[slots] != state) | (self._counts[slots] != counts)
+        wrong = self._state[slots] != state
+        wrong |= self._counts[slots] != counts
         if wrong.any():
             numbers[wrong] = UNKNOWN
         return numbers
 
-    def add(self, state: Column, counts: Column) -> Column:
+    def add(self, state: Column, counts: Column) -> tuple[Column, Column]:
         """
         Number combinations that are not known yet. One that shares a slot with another takes its place.
 
-        :return: Indices, into what was given, of the one that stands for each new number
+        :return: The number of each, and the indices of the first one of each new number
         """
-        pairs = numpy.empty(len(state), dtype=[("state", "u8"), ("counts", "u8")])
-        pairs["state"], pairs["counts"] = state, counts
-        _, first = numpy.unique(pairs, return_index=True)
-        slots = self._slots(state[first], counts[first])
-        self._state[slots], self._counts[slots] = state[first], counts[first]
-        self._number[slots] = numpy.arange(self.length, self.length + len(first), dtype=numpy.int32)
-        self.length += len(first)
-        return first
+        numbers = numpy.full(len(state), UNKNOWN, numpy.int32)
+        examples: list[Column] = []
+        left = numpy.arange(len(state))
+        while len(left):
+            slots = _slots(state[left], counts[left])
+            # Of all that fall into one slot, the last to be written stands for those equal to it; the rest come again.
+            self._row[slots] = left
+            chosen = self._row[slots]
+            new = numpy.flatnonzero(chosen == left)
+            rows = left[new]
+            self._state[slots[new]], self._counts[slots[new]] = state[rows], counts[rows]
+            self._number[slots[new]] = numpy.arange(self.length, self.length + len(rows), dtype=numpy.int32)
+            self.length += len(rows)
+            examples.append(rows)
+            equal = (state[chosen] == state[left]) & (counts[chosen] == counts[left])
+            numbers[left[equal]] = self._number[slots[equal]]
+            left = left[~equal]
+        return numbers, numpy.concatenate(examples) if examples else numpy.zeros(0, numpy.intp)
 
-    @staticmethod
-    def _slots(state: Column, counts: Column) -> Any:
-        mixed = (state ^ counts * numpy.uint64(0x9E3779B97F4A7C15)) * numpy.uint64(0xD6E8FEB86659FD93)
-        return (mixed >> numpy.uint64(48)).astype(numpy.intp)
+
+def _slots(state: Column, counts: Column) -> Any:
+    mixed = counts * numpy.uint64(0x9E3779B97F4A7C15)
+    mixed ^= state
+    mixed *= numpy.uint64(0xD6E8FEB86659FD93)
+    mixed >>= numpy.uint64(48)
+    return mixed.view(numpy.int64)

@@ -13,9 +13,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, TextIO
+from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from .errors import BadArgument, DrgnThpError
 from .escape import printable
@@ -64,7 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         help="only this memory block, these blocks (32-35), or those in a range of addresses (0x100000000-0x1ffffffff)",
     )
     asked.add_argument(
-        "--only", action="append", metavar="REASON", choices=list(reasons_of()), help="list only folios refused for this"
+        "--only",
+        action="append",
+        metavar="REASON",
+        choices=list(reasons_of()),
+        help="list only folios refused for this",
     )
 
     folio = commands.add_parser(
@@ -105,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _block_filter(texts: Optional[Sequence[str]], context: Context) -> Optional[Callable[[Block], bool]]:
+def _block_filter(texts: Sequence[str] | None, context: Context) -> Callable[[Block], bool] | None:
     """
     Return which memory blocks the user means.
 
@@ -137,7 +141,7 @@ def _block_filter(texts: Optional[Sequence[str]], context: Context) -> Optional[
 
 
 @contextmanager
-def _output(name: Optional[str]) -> Iterator[TextIO]:
+def _output(name: str | None) -> Iterator[TextIO]:
     if name is None:
         yield sys.stdout
         sys.stdout.flush()
@@ -162,16 +166,25 @@ def _update(bar: Any, pages: int) -> None:
     bar.update(pages)
 
 
-def _paths(names: Optional[Sequence[str]], default: Sequence[str]) -> list[Any]:
+def _paths(names: Sequence[str] | None, default: Sequence[str]) -> list[Any]:
     from .gates import find_path, paths
 
     names = names or default
     return list(paths().values()) if "all" in names else [find_path(name) for name in dict.fromkeys(names)]
 
 
+def _listed(arguments: argparse.Namespace) -> Callable[[Any], bool]:
+    """Return for which reasons refused folios are listed: as asked, or all; text leaves out the kernel's own."""
+    only = frozenset(arguments.only or ())
+    if only:
+        return lambda reason: reason.name in only
+    if arguments.format == "text":
+        return lambda reason: not reason.kernel_memory
+    return lambda reason: True
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from .context import Context
-    from .gates import find_reason
     from .render import renderers
     from .report import Question, Report
     from .target import open_target, spec_from_arguments
@@ -181,7 +194,7 @@ def _report(arguments: argparse.Namespace) -> int:
     question = Question(
         _paths(arguments.path, DEFAULT_PATHS),
         _block_filter(arguments.block, context),
-        [find_reason(name) for name in arguments.only or ()],
+        _listed(arguments),
     )
     with _output(arguments.output) as out:
         report = Report(context, question, target.types_source, target.notes)
@@ -236,7 +249,7 @@ def _folio(arguments: argparse.Namespace) -> int:
 COMMANDS = {"report": _report, "folio": _folio}
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
         arguments = _parser().parse_args(argv)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Optional
 
 import numpy
 from drgn import FaultError, Program
@@ -26,9 +25,10 @@ from .mapping_kinds import MigrateOp
 from .mappings import Mappings
 from .memmap import Memmap, Rows
 from .resources import Resources, read_resources
-from .sections import Pageblocks, Sections, read_pageblocks, read_sections
+from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read_sections
 from .traits import read_kernel
 from .zones import Zone, check_zone_bits, read_zones
+
 
 @dataclass
 class Doubts:
@@ -59,10 +59,10 @@ class Context:
     huge_zero_pfns: tuple[int, ...]
     resources: Resources
     doubts: Doubts
-    _buffers: Optional[Buffers] = None
+    _buffers: Buffers | None = None
 
     @staticmethod
-    def of(prog: Program, racy_check: Optional[str] = None) -> Context:
+    def of(prog: Program, racy_check: str | None = None) -> Context:
         """
         Return the context of a Program, made when first asked for.
 
@@ -90,10 +90,10 @@ class Context:
         """
         return int(virt_to_pfn(self.prog, address))
 
-    def special_pfns(self) -> Column:
+    def special_pfns(self) -> list[int]:
         """Return the page frames whose verdict does not follow from their struct pages alone, in ascending order."""
         special = {entry.pfn for entry in self.batches.entries}
-        return numpy.array(sorted(special.union(self.zero_pfns, self.huge_zero_pfns)), numpy.int64)
+        return sorted(special.union(self.zero_pfns, self.huge_zero_pfns))
 
     def folios(self, rows: Rows) -> Folios:
         """Return the table of some folios with every column that formulas and gates may ask for."""
@@ -103,11 +103,8 @@ class Context:
         kinds = self.mappings.kinds_of(numpy.where(untyped, f.mapping, numpy.uint64(0)), is_pointer)
         f.attach(mapping_kind=kinds, **self.mappings.columns(kinds))
         f.attach(**hugetlb_columns(self.hstates, f))
-        counts = self._batch_counts
         f.attach(
-            batches=numpy.array([counts.get(int(pfn), 0) for pfn in rows.pfn], numpy.int64)
-            if counts
-            else numpy.zeros(len(f), numpy.int64),
+            batches=self._batches(rows.pfn),
             zero_page=numpy.isin(rows.pfn, self.zero_pfns),
             huge_zero=numpy.isin(rows.pfn, self.huge_zero_pfns),
             virtio_mem=self._in_virtio_mem(rows.pfn),
@@ -117,8 +114,17 @@ class Context:
         return f
 
     @cached_property
-    def _batch_counts(self) -> dict[int, int]:
-        return self.batches.counts()
+    def _batched(self) -> tuple[Column, Column]:
+        """The page frames in batches, and how often."""
+        pfns = numpy.array([entry.pfn for entry in self.batches.entries], numpy.int64)
+        return numpy.unique(pfns, return_counts=True)
+
+    def _batches(self, pfn: Column) -> Column:
+        pfns, counts = self._batched
+        if not len(pfns):
+            return numpy.zeros(len(pfn), numpy.int64)
+        position = numpy.minimum(numpy.searchsorted(pfns, pfn), len(pfns) - 1)
+        return numpy.where(pfns[position] == pfn, counts[position], 0)
 
     def _in_virtio_mem(self, pfn: Column) -> Column:
         result = numpy.zeros(len(pfn), dtype=bool)
@@ -127,24 +133,27 @@ class Context:
         return result
 
     def _pageblock_columns(self, pfn: Column) -> dict[str, Column]:
-        """Read the pageblocks' flags section by section; only few sections are in one table."""
-        cma, isolated = numpy.zeros(len(pfn), dtype=bool), numpy.zeros(len(pfn), dtype=bool)
+        """Return which folios lie in pageblocks that are CMA's, or isolated."""
+        columns = {name: numpy.zeros(len(pfn), dtype=bool) for name in ("pageblock_cma", "pageblock_isolated")}
         section = pfn // self.sections.pages_per_section
         for number in numpy.unique(section):
-            rows = numpy.flatnonzero(section == number)
-            flags = self.pageblock_flags(int(number))
-            if flags is not None:
-                blocks = flags[(pfn[rows] % self.sections.pages_per_section) >> self.pageblocks.pageblock_order]
-                cma[rows], isolated[rows] = self.pageblocks.is_cma(blocks), self.pageblocks.is_isolated(blocks)
-        return {"pageblock_cma": cma, "pageblock_isolated": isolated}
+            odd = self.odd_pageblocks(int(number))
+            if odd is not None:
+                rows = numpy.flatnonzero(section == number)
+                index = (pfn[rows] % self.sections.pages_per_section) >> self.pageblocks.pageblock_order
+                columns["pageblock_cma"][rows], columns["pageblock_isolated"][rows] = (
+                    odd.cma[index],
+                    odd.isolated[index],
+                )
+        return columns
 
-    def pageblock_flags(self, section_number: int) -> Optional[Column]:
-        """Return the flags of a section's pageblocks, or None (and count it) if they cannot be read."""
+    def odd_pageblocks(self, section_number: int) -> OddPageblocks | None:
+        """Return the pageblocks of a section if any is CMA's or isolated; None if not, or (counted) if unreadable."""
         index = self.sections.index(section_number * self.sections.pages_per_section)
         if index is None:
             return None
         try:
-            return self.pageblocks.flags(index)
+            return self.pageblocks.odd(index)
         except FaultError:
             self.doubts.unreadable_pageblocks.add(section_number)
             return None
@@ -168,14 +177,14 @@ def needs_buffers(f: Folios) -> Column:
     return page_cache(f) & f.private_flag & (f.migrate_op == MigrateOp.BUFFER_NOREFS)
 
 
-def _pfn_of(prog: Program, layout: Layout, page: int) -> Optional[int]:
+def _pfn_of(prog: Program, layout: Layout, page: int) -> int | None:
     offset = page - layout.vmemmap
     if page and offset >= 0 and offset % layout.page_struct_size == 0:
         return offset // layout.page_struct_size
     return None
 
 
-def _value(prog: Program, name: str) -> Optional[int]:
+def _value(prog: Program, name: str) -> int | None:
     try:
         return int(prog[name].value_())
     except (LookupError, FaultError, TypeError):  # a function has no value: zero_pfn() since 7.x
@@ -199,7 +208,7 @@ def _huge_zero_pfns(prog: Program, layout: Layout) -> tuple[int, ...]:
     return tuple(pfn for pfn in pfns if pfn is not None)
 
 
-def _read_context(prog: Program, racy_check: Optional[str]) -> Context:
+def _read_context(prog: Program, racy_check: str | None) -> Context:
     layout = read_layout(prog)
     kernel = read_kernel(prog, layout, racy_check)
     memmap = Memmap(prog, layout, kernel)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy
 
@@ -20,11 +20,31 @@ SCHEMA = "drgn-thp/1"
 Record = dict[str, Any]
 
 # Flags in the order of the list that dump_page() prints; those of the first tail page last.
-SHOWN_FLAGS = (
-    "locked writeback referenced uptodate dirty lru head active workingset owner_priv_1 reserved private_flag private_2"
-    " reclaim swapbacked unevictable mlocked hwpoison anon_exclusive double_map large_rmappable has_hwpoisoned"
-    " partially_mapped"
-).split()
+SHOWN_FLAGS = [
+    "locked",
+    "writeback",
+    "referenced",
+    "uptodate",
+    "dirty",
+    "lru",
+    "head",
+    "active",
+    "workingset",
+    "owner_priv_1",
+    "reserved",
+    "private_flag",
+    "private_2",
+    "reclaim",
+    "swapbacked",
+    "unevictable",
+    "mlocked",
+    "hwpoison",
+    "anon_exclusive",
+    "double_map",
+    "large_rmappable",
+    "has_hwpoisoned",
+    "partially_mapped",
+]
 
 
 class Describer:
@@ -33,12 +53,12 @@ class Describer:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def zone_name(self, index: int) -> Optional[str]:
+    def zone_name(self, index: int) -> str | None:
         """Return a zone's name without ZONE_; None for pages that belong to none (holes in boot memory)."""
         names = self.context.layout.zone_names
         return names[index] if index < len(names) else None
 
-    def folios(self, f: Folios, paths: list[Path], block: Optional[int]) -> Iterator[Record]:
+    def folios(self, f: Folios, paths: list[Path], block: int | None) -> Iterator[Record]:
         """
         Yield a record for every folio and path, folio by folio.
 
@@ -72,7 +92,7 @@ class Describer:
                 yield {"schema": SCHEMA, "kind": "folio", **common, "path": path.name, **_verdict(verdict, i), **facts}
 
     def _flags(self, f: Folios) -> list[list[str]]:
-        """Return the names of the flags that are set, by folio. A bit with several meanings gets the one it has here."""
+        """Return the names of each folio's flags; a bit with several meanings has the name that applies."""
         result: list[list[str]] = [[] for _ in range(len(f))]
         swapcache = formulas.folio_test_swapcache(f)
         for name in SHOWN_FLAGS:
@@ -110,7 +130,7 @@ class Describer:
         for name, counts in census.paths.items():
             verdict, word = block_verdict(self.context, census, name)
             paths[name] = {
-                "verdict": verdict,
+                "verdict": verdict or None,
                 "answer": word or None,
                 "refused": counts.refused,
                 "refused_pages": counts.refused_pages,

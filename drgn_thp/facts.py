@@ -2,9 +2,9 @@
 """
 What is read from memory, each fact declared once: its name, its width, and where each kernel generation keeps it.
 
-This is the only file that spells a member of ``struct page`` or ``struct folio``. Places are tried in the order written,
-newest first unless a comment says why not; the first whose type and member exist is taken. Presence is not meaning, so
-every column has a test against a reader that is not ours.
+This is the only file that spells a member of ``struct page`` or ``struct folio``. Places are tried in the order
+written, newest first unless a comment says why not; the first whose type and member exist is taken. Presence is not
+meaning, so every column has a test against a reader that is not ours.
 
 Bits of ``page->flags`` are enumerators (``enum pageflags``), whose values depend on version *and* configuration.
 """
@@ -12,7 +12,6 @@ Bits of ``page->flags`` are enumerators (``enum pageflags``), whose values depen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class At:
     member: str
     page: int = 0
     """Index of the ``struct page`` from whose start a ``struct page`` member counts (1 = first tail page)."""
-    mask: Optional[int] = None
+    mask: int | None = None
     since: str = ""
 
 
@@ -67,8 +66,8 @@ _FLAGS_PLACES = (
 
 FACTS: tuple[Fact, ...] = (
     _fact("flags", "u8", *_FLAGS_PLACES, required=True),
-    # Bit 0 set: a tail page. The rest is the head's address, or since v7.1 (if sizeof(struct page) is a power of two and
-    # CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP is set) a mask for the tail's own address.
+    # Bit 0 set: a tail page. The rest is the head's address, or since v7.1 (if sizeof(struct page) is a power of two
+    # and CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP is set) a mask for the tail's own address.
     _fact(
         "compound_word",
         "u8",
@@ -87,8 +86,17 @@ FACTS: tuple[Fact, ...] = (
         "u1",
         # struct folio::_flags_1 exists since v6.1 but holds the order only since v6.6, when _folio_order went away:
         # _folio_order must be tried first.
-        At("struct folio", "_folio_order", since='379708ffde1b ("mm: add the first tail page to struct folio") (in v6.1)'),
-        At("struct folio", "_flags_1", mask=0xFF, since='ebc1baf5c9b4 ("mm: free up a word in the first tail page") (in v6.6)'),
+        At(
+            "struct folio",
+            "_folio_order",
+            since='379708ffde1b ("mm: add the first tail page to struct folio") (in v6.1)',
+        ),
+        At(
+            "struct folio",
+            "_flags_1",
+            mask=0xFF,
+            since='ebc1baf5c9b4 ("mm: free up a word in the first tail page") (in v6.6)',
+        ),
         At("struct page", "compound_order", page=1),
         required=True,
     ),
@@ -104,25 +112,60 @@ FACTS: tuple[Fact, ...] = (
     _large_fact(
         "large_mapcount",
         "i4",
-        At("struct folio", "_large_mapcount.counter", since='05c5323b2a34 ("mm: track mapcount of large folios in single value") (in v6.10)'),
+        At(
+            "struct folio",
+            "_large_mapcount.counter",
+            since='05c5323b2a34 ("mm: track mapcount of large folios in single value") (in v6.10)',
+        ),
         bias=1,
     ),
     # Starts at 0, not at -1. Bit 0x800000 says that the whole folio is mapped at once.
     _large_fact(
         "nr_pages_mapped",
         "i4",
-        At("struct folio", "_nr_pages_mapped.counter", since='eec20426d48b ("mm/hugetlb: convert ... _nr_pages_mapped") (in v6.3)'),
-        At("struct page", "subpages_mapcount.counter", page=1, since='cb67f4282bf9 ("mm,thp,rmap: simplify compound page mapcount handling") (in v6.2)'),
+        At(
+            "struct folio",
+            "_nr_pages_mapped.counter",
+            since='eec20426d48b ("mm/hugetlb: convert ... _nr_pages_mapped") (in v6.3)',
+        ),
+        At(
+            "struct page",
+            "subpages_mapcount.counter",
+            page=1,
+            since='cb67f4282bf9 ("mm,thp,rmap: simplify compound page mapcount handling") (in v6.2)',
+        ),
     ),
     _large_fact(
         "pincount",
         "i4",
-        At("struct folio", "_pincount.counter", since='94688e8eb453 ("mm: remove folio_pincount_ptr() and head_compound_pincount()") (in v6.3), 6.1 has it, too'),
-        At("struct page", "compound_pincount.counter", page=1, since='5232c63f46fd ("mm: Make compound_pincount always available") (in v5.18)'),
+        At(
+            "struct folio",
+            "_pincount.counter",
+            since='94688e8eb453 ("mm: remove folio_pincount_ptr() and head_compound_pincount()") (in v6.3)',
+        ),
+        At(
+            "struct page",
+            "compound_pincount.counter",
+            page=1,
+            since='5232c63f46fd ("mm: Make compound_pincount always available") (in v5.18)',
+        ),
         # Only folios of order 2 and above have a third struct page to hold it.
-        At("struct page", "hpage_pinned_refcount.counter", page=2, since='47e29d32afba ("mm/gup: page->hpage_pinned_refcount: exact pin counts for huge pages") (in v5.7)'),
+        At(
+            "struct page",
+            "hpage_pinned_refcount.counter",
+            page=2,
+            since='47e29d32afba ("mm/gup: page->hpage_pinned_refcount: exact pin counts for huge pages") (in v5.7)',
+        ),
     ),
-    _large_fact("mm_ids", "u8", At("struct folio", "_mm_ids", since='6af8cb80d3a9 ("mm/rmap: basic MM owner tracking for large folios (!hugetlb)") (in v6.15)')),
+    _large_fact(
+        "mm_ids",
+        "u8",
+        At(
+            "struct folio",
+            "_mm_ids",
+            since='6af8cb80d3a9 ("mm/rmap: basic MM owner tracking for large folios (!hugetlb)") (in v6.15)',
+        ),
+    ),
     _large_fact("compound_dtor", "u1", At("struct page", "compound_dtor", page=1)),
     # The next pointer of the list: it points to itself while the folio is not queued.
     _large_fact(
@@ -154,7 +197,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("unevictable", ("PG_unevictable",)),
     Flag("mlocked", ("PG_mlocked",)),
     Flag("hwpoison", ("PG_hwpoison",)),
-    # Non-LRU movable pages: 84caf98838a3 ("mm: stop storing migration_ops in page->mapping") (in v6.17) made the mark a flag.
+    # 84caf98838a3 ("mm: stop storing migration_ops in page->mapping") (in v6.17) made this mark a flag.
     Flag("movable_ops_flag", ("PG_movable_ops",)),
     Flag("movable_isolated", ("PG_movable_ops_isolated", "PG_isolated")),
     # Flags of the first tail page, which describe the whole folio.

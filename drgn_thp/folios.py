@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any, Callable
 
 import numpy
-import numpy.typing
 
 from .facts import FLAGS
 from .kernel import Kernel
 
-Column = numpy.typing.NDArray[Any]
+# A numpy array of one dimension. Its operators give Any whatever it is annotated with.
+Column = Any
 
 
 # Columns that are attached to a table, beside the facts: see Context in ``context.py``.
@@ -67,7 +69,22 @@ class Folios:
         return Folios(length, self.kernel, lambda name: getattr(self, name)[rows])
 
 
-def table(kernel: Kernel, columns: Mapping[str, Any], defaults: Optional[Mapping[str, Any]] = None) -> Folios:
+def formula(function: Callable[[Folios], Column]) -> Callable[[Folios], Column]:
+    """Make a function of a table a column that is computed once per table, however many others ask for it."""
+    key = f"{function.__module__}.{function.__qualname__}"
+
+    @wraps(function)
+    def once(f: Folios) -> Column:
+        columns = f.__dict__
+        if key not in columns:
+            columns[key] = function(f)
+        column: Column = columns[key]
+        return column
+
+    return once
+
+
+def table(kernel: Kernel, columns: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Folios:
     """
     Make a table from plain columns: for tests, and for folios described by hand.
 

@@ -8,58 +8,71 @@ newest first. Nothing here reads memory or knows drgn.
 
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy
 
-from .folios import Column, Folios
+from .folios import Column, Folios, formula
 from .kernel import GUP_PIN_COUNTING_BIAS
 from .pagetype import PageType
 
 # include/linux/page-flags.h: the low bits of struct page::mapping.
 PAGE_MAPPING_ANON = 1
 PAGE_MAPPING_KSM = 3
-PAGE_MAPPING_MOVABLE = 2  # alone; gone since 84caf98838a3 ("mm: stop storing migration_ops in page->mapping") (in v6.17)
+PAGE_MAPPING_MOVABLE = (
+    2  # alone; gone since 84caf98838a3 ("mm: stop storing migration_ops in page->mapping") (in v6.17)
+)
 PAGE_MAPPING_FLAGS = 3
+
+# Plain numbers: an enumeration's members are slow to reach.
+_NONE, _BUDDY, _OFFLINE, _ZSMALLOC, _HUGETLB = (
+    int(t) for t in (PageType.NONE, PageType.BUDDY, PageType.OFFLINE, PageType.ZSMALLOC, PageType.HUGETLB)
+)
 
 # include/linux/rmap.h, since 6af8cb80d3a9 (in v6.15): the bit above the two ids of 31 bits and their lock bits.
 FOLIO_MM_IDS_SHARED = 1 << 63
 
 
+@formula
 def nr_pages(f: Folios) -> Column:
     """Return folio_nr_pages(): pages per folio."""
     return numpy.left_shift(numpy.int64(1), f.order)
 
 
+@formula
 def _untyped(f: Folios) -> Column:
-    return f.type == PageType.NONE
+    return f.type == _NONE
 
 
+@formula
 def PageHuge(f: Folios) -> Column:
     """Return whether a folio belongs to hugetlb: folio_test_hugetlb()."""
-    return f.type == PageType.HUGETLB
+    return f.type == _HUGETLB
 
 
+@formula
 def has_mapping_word(f: Folios) -> Column:
     """Return whether ``mapping`` means an anon_vma or address_space: page types keep other things there."""
     return _untyped(f) | PageHuge(f)
 
 
+@formula
 def PageAnon(f: Folios) -> Column:
     """Return whether a folio is anonymous (KSM included): folio_test_anon()."""
     return has_mapping_word(f) & ((f.mapping & PAGE_MAPPING_ANON) != 0)
 
 
+@formula
 def PageKsm(f: Folios) -> Column:
     """Return whether a folio is shared by KSM: folio_test_ksm()."""
     return has_mapping_word(f) & ((f.mapping & PAGE_MAPPING_FLAGS) == PAGE_MAPPING_KSM)
 
 
+@formula
 def page_cache(f: Folios) -> Column:
     """Return whether a folio is in the page cache: it has an address_space of its own, not the swap cache's."""
     return has_mapping_word(f) & (f.mapping != 0) & ((f.mapping & PAGE_MAPPING_FLAGS) == 0)
 
 
+@formula
 def page_has_movable_ops(f: Folios) -> Column:
     """
     Return whether a page off the LRU belongs to a driver that can migrate it (balloon, zsmalloc).
@@ -68,32 +81,36 @@ def page_has_movable_ops(f: Folios) -> Column:
     mark from the low bits of ``mapping`` to a page flag that counts for two page types only.
     """
     if f.kernel.movable_ops_by_type:
-        return f.movable_ops_flag & ((f.type == PageType.OFFLINE) | (f.type == PageType.ZSMALLOC))
-    may = _untyped(f) | (f.type == PageType.OFFLINE) | (f.type == PageType.ZSMALLOC)
+        return f.movable_ops_flag & ((f.type == _OFFLINE) | (f.type == _ZSMALLOC))
+    may = _untyped(f) | (f.type == _OFFLINE) | (f.type == _ZSMALLOC)
     return may & ((f.mapping & PAGE_MAPPING_FLAGS) == PAGE_MAPPING_MOVABLE)
 
 
+@formula
 def folio_test_swapcache(f: Folios) -> Column:
     """Return whether a folio is in the swap cache. The bit alone means something else on a folio of a filesystem."""
     return _untyped(f) & f.swapbacked & f.swapcache_bit
 
 
+@formula
 def folio_mapping_is_null(f: Folios) -> Column:
     """Return whether folio_mapping() is NULL: anonymous or KSM outside the swap cache, or truncated."""
     return ~page_cache(f) & ~folio_test_swapcache(f)
 
 
+@formula
 def is_user(f: Folios) -> Column:
     """Return whether a folio belongs to a process or a file, so that mm can say how many references it should have."""
     return PageHuge(f) | PageAnon(f) | page_cache(f) | folio_test_swapcache(f) | (_untyped(f) & f.lru)
 
 
+@formula
 def subpage_mapcount_of_head(f: Folios) -> Column:
     """Return ``page->_mapcount + 1`` of the first page: how many page table entries map just it. 0 for typed pages."""
     return numpy.where(_untyped(f), f.type_word.astype(numpy.int32).astype(numpy.int64) + 1, 0)
 
 
-def page_mapcount(f: Folios, own: Optional[Column] = None) -> Column:
+def page_mapcount(f: Folios, own: Column | None = None) -> Column:
     """
     Return page_mapcount(): how often one page of a folio is mapped, by itself or as part of the folio.
 
@@ -111,6 +128,7 @@ def page_mapcount(f: Folios, own: Optional[Column] = None) -> Column:
     return small + numpy.where(large, whole, 0)
 
 
+@formula
 def folio_mapcount(f: Folios) -> Column:
     """
     Return how many page table entries map any part of a folio; a mapping of the whole folio counts 1.
@@ -133,11 +151,13 @@ def folio_mapcount(f: Folios) -> Column:
 total_mapcount = folio_mapcount
 
 
+@formula
 def swapcache_references(f: Folios) -> Column:
     """Return how many references the swap cache holds: one per page of the folio, taken all at once."""
     return folio_test_swapcache(f) * nr_pages(f)
 
 
+@formula
 def page_cache_references(f: Folios) -> Column:
     """
     Return how many references the page cache holds: one per page, as each has an index of its own in the mapping.
@@ -150,6 +170,7 @@ def page_cache_references(f: Folios) -> Column:
     return page_cache(f) * per_folio
 
 
+@formula
 def private_references(f: Folios) -> Column:
     """
     Return the reference that comes with private data (buffer heads and the like), 1 or 0.
@@ -160,6 +181,7 @@ def private_references(f: Folios) -> Column:
     return _untyped(f) & ~PageAnon(f) & private & 1
 
 
+@formula
 def folio_expected_ref_count(f: Folios) -> Column:
     """
     Return how many references mm itself explains, for folios that nobody has isolated.
@@ -171,27 +193,31 @@ def folio_expected_ref_count(f: Folios) -> Column:
     return folio_mapcount(f) + swapcache_references(f) + page_cache_references(f) + private_references(f)
 
 
+@formula
 def extra_references(f: Folios) -> Column:
     """
     Return the references that no part of mm explains, after per-CPU batches; negative if some are missing.
 
-    Defined for folios of processes and files (:func:`is_user`); 0 for all others. ``batches`` counts the folio's entries
-    in per-CPU LRU and mlock batches, each of which holds a reference until the batch is drained.
+    Defined for folios of processes and files (:func:`is_user`); 0 for all others. ``batches`` counts the folio's
+    entries in per-CPU LRU and mlock batches, each of which holds a reference until the batch is drained.
     """
     surplus = f.refcount - folio_expected_ref_count(f) - f.batches
     return numpy.where(is_user(f) & (f.refcount > 0), surplus, 0)
 
 
+@formula
 def folio_maybe_additionally_referenced(f: Folios) -> Column:
-    """Return whether a folio has references that no part of mm explains: the predicate that the kernel thread proposed."""
+    """Return whether a folio has references that no part of mm explains, as the kernel thread proposed."""
     return extra_references(f) > 0
 
 
+@formula
 def folio_has_pincount(f: Folios) -> Column:
     """Return whether pins of a folio are counted exactly: every large folio; before v5.18, of order 2 and above."""
     return f.order >= f.kernel.pincount_from_order
 
 
+@formula
 def folio_maybe_dma_pinned(f: Folios) -> Column:
     """
     Return whether a folio has been pinned by FOLL_PIN.
@@ -203,12 +229,14 @@ def folio_maybe_dma_pinned(f: Folios) -> Column:
     return numpy.where(folio_has_pincount(f), f.pincount > 0, biased)
 
 
+@formula
 def pins(f: Folios) -> Column:
     """Return how many FOLL_PIN pins a folio has; for small folios as far as its unexplained references go."""
     biased = numpy.maximum(extra_references(f), 0) // GUP_PIN_COUNTING_BIAS
     return numpy.where(folio_has_pincount(f), f.pincount, biased)
 
 
+@formula
 def split_extra_pins(f: Folios) -> Column:
     """
     Return the extra pins of can_split_folio(): the references of page or swap cache, which a split takes over.
@@ -227,6 +255,7 @@ def can_split_folio(f: Folios, caller_pins: int = 0) -> Column:
     return folio_mapcount(f) == f.refcount - split_extra_pins(f) - private_references(f) - f.batches - caller_pins
 
 
+@formula
 def write_protect_page_balance(f: Folios) -> Column:
     """
     Return the references in the way of KSM's write_protect_page(): refcount - mappings - swap cache, 0 if it may merge.
@@ -236,13 +265,14 @@ def write_protect_page_balance(f: Folios) -> Column:
     return f.refcount - folio_mapcount(f) - swapcache_references(f) - f.batches
 
 
+@formula
 def folio_maybe_mapped_shared(f: Folios) -> Column:
     """
     Return whether move_pages() without MPOL_MF_MOVE_ALL takes a folio for shared between processes.
 
-    6af8cb80d3a9 (in v6.15) tracks the processes of large folios; ebb34f78d72c ("mm: convert folio_estimated_sharers() to
-    folio_likely_mapped_shared()") (in v6.9) guesses from the first page; before, it is the map count of the page asked
-    for, here the head.
+    6af8cb80d3a9 (in v6.15) tracks the processes of large folios; ebb34f78d72c ("mm: convert folio_estimated_sharers()
+    to folio_likely_mapped_shared()") (in v6.9) guesses from the first page; before, it is the map count of the page
+    asked for, here the head.
     """
     mapcount = folio_mapcount(f)
     small = (f.order == 0) | PageHuge(f)
@@ -258,20 +288,24 @@ def folio_maybe_mapped_shared(f: Folios) -> Column:
     return numpy.where(small, mapcount > 1, large)
 
 
+@formula
 def is_free(f: Folios) -> Column:
     """Return whether a page is free, or at least nobody's: buddy allocator, per-CPU list, or uninitialised."""
-    return (f.type == PageType.BUDDY) | ((f.refcount == 0) & _untyped(f) & ~f.locked)
+    return (f.type == _BUDDY) | ((f.refcount == 0) & _untyped(f) & ~f.locked)
 
 
+@formula
 def is_frozen(f: Folios) -> Column:
     """Return whether a migration, split or truncation holds the folio frozen right now."""
     return (f.refcount == 0) & _untyped(f) & f.locked
 
 
+@formula
 def is_isolated(f: Folios) -> Column:
     """Return whether somebody (reclaim, compaction, migration) has taken a folio off the LRU: one extra reference."""
     return is_user(f) & ~PageHuge(f) & ~f.lru & (f.batches == 0) & (extra_references(f) == 1)
 
 
+@formula
 def is_zone_movable(f: Folios) -> Column:
     return f.zone == f.kernel.zone_movable

@@ -92,7 +92,7 @@ def folio_maybe_additionally_referenced(page: Object) -> bool:
 
 
 def folio_maybe_dma_pinned(page: Object) -> bool:
-    """Return whether the folio of a page has been pinned for DMA; for a single page 1024 other references look so, too."""
+    """Return whether the folio of a page has been pinned for DMA, or has 1024 references of another kind."""
     return bool(_one(formulas.folio_maybe_dma_pinned(read_folio(page))))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The pools of huge pages: whether pages of a size can be migrated at all, and whether there is anything to move them to."""
+"""The pools of huge pages: whether a size can be migrated at all, and whether there is anything to move to."""
 
 from __future__ import annotations
 

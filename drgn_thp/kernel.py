@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-How this kernel differs from others where arithmetic or checks are concerned: one trait a line, nothing read from memory.
+How this kernel differs from others where arithmetic or checks are concerned: one trait a line, nothing read from
+memory.
 
-Formulas and gates ask traits, never a version. Who fills them in (``traits.py``) decides each by something in the target
-itself: a member, an enumerator, a symbol, the machine code.
+Formulas and gates ask traits, never a version. Who fills them in (``traits.py``) decides each by something in the
+target itself: a member, an enumerator, a symbol, the machine code.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class RacyCheck:
     """
     Which map count ``isolate_migratepages_block()`` compares with the reference count.
 
-    829ae0f81ce0 ("mm: migrate: fix THP's mapcount on isolation") (in v6.1) replaced page_mapcount() by total_mapcount().
+    829ae0f81ce0 ("mm: migrate: fix THP's mapcount on isolation") (in v6.1) replaced page_mapcount() by
+    total_mapcount().
     """
 
     old: bool
@@ -48,7 +50,7 @@ class Kernel:
     # Until cb67f4282bf9 ("mm,thp,rmap: simplify compound page mapcount handling") (in v6.2) a PMD mapping of a file THP
     # was counted in each of its subpages, too, and one of an anonymous THP so while PG_double_map was set.
     pmd_maps_counted_in_subpages: bool = False
-    # 2.4: until 5232c63f46fd ("mm: Make compound_pincount always available") (in v5.18) order-1 folios had no pin count.
+    # Until 5232c63f46fd ("mm: Make compound_pincount always available") (in v5.18), order-1 folios had no pin count.
     pincount_from_order: int = 1
     # Before struct folio (v5.16), PG_private_2 came with a reference, too.
     private_2_holds_reference: bool = False
@@ -68,7 +70,7 @@ class Kernel:
     lru_cache_disable: bool = True
     # 84caf98838a3 (in v6.17): movable_ops belong to a page type; before, to the low bits of page->mapping.
     movable_ops_by_type: bool = True
-    # Since slab pages are allocated frozen (v6.15), an order-0 slab page has no reference and passes has_unmovable_pages().
+    # Since slab pages are allocated frozen (v6.15), an order-0 one has no reference.
     unmovable_check_before_refcount: bool = False
     # 84caf98838a3's series: has_unmovable_pages() no longer takes compound movable_ops pages for movable.
     # fallback_migrate_folio() writes out dirty pages until 7.x: "mm/migrate: stop writing out" (in v6.16).

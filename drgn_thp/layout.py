@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy
 from drgn import Program, Type, TypeKind
@@ -32,8 +32,8 @@ class Field:
     page: int
     offset: int
     dtype: numpy.dtype[Any]
-    mask: Optional[int]
-    place: Optional[At]
+    mask: int | None
+    place: At | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Layout:
     flag_pages: dict[str, int]
     tails_hold_masks: bool
     types: PageTypeEncoding
-    hugetlb_dtor: Optional[int]
+    hugetlb_dtor: int | None
     zone: BitField
     node: BitField
     zone_names: tuple[str, ...]
@@ -70,7 +70,7 @@ class Layout:
         return self.flag_masks[name]
 
 
-def _member(type_: Type, path: str) -> Optional[tuple[Type, int]]:
+def _member(type_: Type, path: str) -> tuple[Type, int] | None:
     """Return the type and byte offset of a member named as in C, or None where there is none."""
     offset = 0
     for name in path.split("."):
@@ -86,7 +86,7 @@ def _member(type_: Type, path: str) -> Optional[tuple[Type, int]]:
     return type_, offset
 
 
-def find_type(prog: Program, name: str) -> Optional[Type]:
+def find_type(prog: Program, name: str) -> Type | None:
     """Return a type by name, or None: presence tells kernels apart."""
     try:
         return prog.type(name)
@@ -94,7 +94,7 @@ def find_type(prog: Program, name: str) -> Optional[Type]:
         return None
 
 
-def find_enumerator(prog: Program, name: str) -> Optional[int]:
+def find_enumerator(prog: Program, name: str) -> int | None:
     """Return the value of an enumerator, or None."""
     try:
         return int(prog.constant(name).value_())
@@ -111,7 +111,7 @@ def has_symbol(prog: Program, name: str) -> bool:
     return True
 
 
-def _resolve(prog: Program, place: At, size: int, fact: Fact, order: str) -> Optional[Field]:
+def _resolve(prog: Program, place: At, size: int, fact: Fact, order: str) -> Field | None:
     type_ = find_type(prog, place.type)
     found = None if type_ is None else _member(type_, place.member)
     if found is None:
@@ -119,7 +119,8 @@ def _resolve(prog: Program, place: At, size: int, fact: Fact, order: str) -> Opt
     offset = place.page * size + found[1]
     dtype = numpy.dtype(order + fact.dtype)
     width = found[0].size
-    # A field narrower than the fact (compound_order was an unsigned char, then an unsigned int) would read its neighbour.
+    # A field narrower than the fact (compound_order was an unsigned char, then an unsigned int) would read its
+    # neighbour.
     if width is not None and width < dtype.itemsize:
         raise UnknownLayout(f"{place.type}.{place.member} has {width} bytes; {fact.name} needs {dtype.itemsize}")
     if order == ">" and width is not None:
@@ -137,11 +138,13 @@ def _page_types(prog: Program) -> PageTypeEncoding:
     if find_type(prog, "enum pagetype") is not None:
         return PageTypeEncoding(False, codes(CLEARED_BIT_ENUMERATORS), base=0x80000000)
     page = prog.type("struct page")
-    # The two numberings of the macros cannot be told by a name of theirs, but by the change that came with 18b2db3b0385:
-    # struct page::mem_cgroup became memcg_data.
+    # The two numberings of the macros cannot be told by a name of theirs, but by the change that came with
+    # 18b2db3b0385: struct page::mem_cgroup became memcg_data.
     with_kmemcg = page.has_member("mem_cgroup")
     if not with_kmemcg and not page.has_member("memcg_data"):
-        raise UnknownLayout("this kernel has neither enum pagetype nor a memcg member in struct page: page types unknown")
+        raise UnknownLayout(
+            "this kernel has neither enum pagetype nor a memcg member in struct page: page types unknown"
+        )
     macros = MACRO_BITS_WITH_KMEMCG if with_kmemcg else MACRO_BITS
     return PageTypeEncoding(False, tuple(macros.items()))
 

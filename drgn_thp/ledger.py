@@ -117,9 +117,7 @@ def _refusals(path: Path, f: Folios) -> tuple[Refusal, ...]:
     found = []
     for index, gate in enumerate(verdicts.gates):
         if int(verdicts.mask[0]) >> index & 1:
-            found.append(
-                Refusal(gate.reason.name, gate.kernel, gate.duration.value, gate.wrongly, gate.reason.advice)
-            )
+            found.append(Refusal(gate.reason.name, gate.kernel, gate.duration.value, gate.wrongly, gate.reason.advice))
     return tuple(found)
 
 

@@ -8,6 +8,8 @@ they may be read at all) comes in a few dozen combinations. A folio's ``mapping_
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy
 from drgn import FaultError, Program
 
@@ -15,7 +17,6 @@ from .errors import UnknownLayout
 from .folios import Column
 from .layout import Layout, find_type
 from .mapping_kinds import MappingKind, MigrateOp
-
 
 # By the name of the function without "_folio", "_page" or "page" at its end.
 _BY_FUNCTION = {
@@ -131,7 +132,7 @@ class Mappings:
             self._numbers[key] = number
         return number
 
-    def _order(self) -> str:
+    def _order(self) -> Literal["little", "big"]:
         platform = self.prog.platform
         little = platform is not None and bool(platform.flags & platform.flags.IS_LITTLE_ENDIAN)
         return "little" if little else "big"
@@ -156,7 +157,7 @@ class Mappings:
 
     def _symbol(self, address: int) -> str:
         try:
-            return self.prog.symbol(address).name
+            return str(self.prog.symbol(address).name)
         except LookupError:
             return hex(address)
 

@@ -2,7 +2,7 @@
 """
 Struct pages of a range of page frames → rows of folios → columns.
 
-The memmap is read in pieces of about 1 MiB: smaller ones pay for the call, larger ones leave the processor's cache. Which
+The memmap is read in pieces of 2 MiB: smaller ones pay for the calls, larger ones leave the processor's cache. Which
 struct pages of a piece are folios worth decoding is found by a few looks at all of them; everything else is done for
 those rows only.
 """
@@ -21,9 +21,10 @@ from .kernel import Kernel
 from .layout import STRUCT_PAGES_WITH_FACTS, Field, Layout
 from .pagetype import PageType
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 21
 MAX_FOLIO_ORDER = 22  # 16 GiB of 4 KiB pages: the largest gigantic page of any supported architecture
 _ALL_ONES = 0xFFFFFFFFFFFFFFFF
+_ONE = numpy.uint64(1)
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,25 @@ def concatenate(parts: list[Rows]) -> Rows:
 
 @dataclass(frozen=True)
 class Live:
-    """What a first look at a chunk finds."""
+    """What a first look at a chunk finds: the struct pages that are folios in use, or typed, or frozen."""
 
     rows: Column
-    """Indices of the struct pages that are folios in use, or typed, or frozen."""
-    flags: Column
+    """Their indices in the chunk."""
+    state: Column
+    """Their flags, as far as they matter to anything (``Memmap.state_mask``)."""
     counts: Column
+    """Map count (or type) and reference count as one word."""
     mapping: Column
-    """Columns of those rows; ``counts`` is the pair of map count (or type) and reference count as one word."""
     poisoned: int
-    """Struct pages that were never initialised."""
+    """Struct pages of the chunk that were never initialised."""
+
+
+def _smallest_part(field: Field, mask: int) -> tuple[Field, Any]:
+    """Return the lowest bytes of a field that hold a mask, and the mask: the less to look at, the faster."""
+    width = next(width for width in (1, 2, 4, 8) if mask < 1 << 8 * width)
+    dtype = numpy.dtype(f"{field.dtype.byteorder}u{width}")
+    offset = field.offset + (8 - width if field.dtype.byteorder == ">" else 0)
+    return Field(field.fact, field.page, offset, dtype, None, field.place), dtype.type(mask)
 
 
 class Memmap:
@@ -105,10 +115,25 @@ class Memmap:
         free = bytearray(8)  # _refcount 0, _mapcount -1
         free[type_word.offset - offset : type_word.offset - offset + 4] = b"\xff\xff\xff\xff"
         self._free_counts = numpy.frombuffer(bytes(free), self._counts.dtype)[0]
-        low_end = 0 if type_word.dtype.byteorder != ">" else 4
-        self._type_shift = 0 if type_word.offset - offset == low_end else 32
-        self._loud = numpy.uint64(layout.flag("locked") | layout.flag("head"))
-        self._head = numpy.uint64(layout.flag("head"))
+        little = type_word.dtype.byteorder != ">"
+        self._refcount_high = (refcount.offset > type_word.offset) == little
+        # A free hugetlb folio has a type since v6.10; before, nothing but PG_head tells it from free memory.
+        loud = layout.flag("locked") | (
+            layout.flag("head") if layout.hugetlb_dtor is not None or layout.flag("hugetlb_flag") else 0
+        )
+        self._loud_part, self._loud = _smallest_part(self._flags, loud)
+        self.head = numpy.uint64(layout.flag("head"))
+        self._slab = numpy.uint64(layout.flag("slab_flag"))
+        mask = layout.zone.mask << layout.zone.shift | layout.node.mask << layout.node.shift
+        for name, bit in layout.flag_masks.items():
+            mask |= 0 if layout.flag_pages[name] else bit
+        self.state_mask = numpy.uint64(mask)
+        # Where the flags word has 16 bits in a row that mean nothing to us, the kind of mapping can be put.
+        shift = next((low for low in range(48) if not mask >> low & 0xFFFF), None)
+        if shift is None:
+            raise UnknownLayout("the flags word of struct page has no 16 spare bits in a row")
+        self.kind_shift = numpy.uint64(shift)
+        self._indices = numpy.arange(self.pages_per_chunk)
         # A tail holds its head's address in compound_head, and only then do optimised hugetlb folios have fake heads.
         self._fake_heads = self._word.place is not None and self._word.place.member == "compound_head"
 
@@ -131,40 +156,59 @@ class Memmap:
         """
         Find the struct pages of a chunk that describe something.
 
-        A struct page without references, without mappings or a type, neither locked nor a head, is a free page behind the
-        first of its buddies or on a per-CPU list, or a tail that no page table maps. (A folio that is frozen for
+        A struct page without references, without mappings or a type, neither locked nor a head, is a free page behind
+        the first of its buddies or on a per-CPU list, or a tail that no page table maps. (A folio that is frozen for
         migration or split has no references, but is locked; a free hugetlb folio of old kernels is a head.)
         """
         flags, counts = self._column(chunk, self._flags), self._column(chunk, self._counts)
+        mapping = self._column(chunk, self._mapping)
         interesting = counts != self._free_counts
-        if not interesting.all():
-            interesting |= (flags & self._loud) != 0
-            rows = numpy.flatnonzero(interesting)
-            flags, counts = flags[rows], counts[rows]
-            words, mapping = self._column(chunk, self._word)[rows], self._column(chunk, self._mapping)[rows]
+        if interesting.all():
+            rows, state, counts = self._indices[: chunk.count], flags & self.state_mask, counts.copy()
         else:
-            rows = numpy.arange(chunk.count)
-            words, mapping = self._column(chunk, self._word), self._column(chunk, self._mapping)
-        tails = (words & numpy.uint64(1)) != 0
+            interesting |= (self._column(chunk, self._loud_part) & self._loud) != 0
+            rows = interesting.nonzero()[0]
+            state, counts, mapping = flags[rows] & self.state_mask, counts[rows], mapping[rows]
+        drop, poisoned = self._not_folios(chunk, rows, state, counts)
+        if drop is not None:
+            keep = (~drop).nonzero()[0]
+            rows, state, counts, mapping = rows[keep], state[keep], counts[keep], mapping[keep]
+        return Live(rows, state, counts, mapping, poisoned)
+
+    def _not_folios(self, chunk: Chunk, rows: Column, state: Column, counts: Column) -> tuple[Column | None, int]:
+        """Return a mask of the rows that are no folios (None if all are), and how many were never initialised."""
+        drop: Column | None = None
         poisoned = 0
-        if tails.any():
-            poisoned = int(numpy.count_nonzero(flags[tails] == numpy.uint64(_ALL_ONES)))
-            keep = ~tails
-            rows, flags, counts, mapping = rows[keep], flags[keep], counts[keep], mapping[keep]
+        # Tails have no references of their own, and a poisoned struct page has -1.
+        suspects = (self._references(counts) <= 0).nonzero()[0]
+        if len(suspects):
+            words = self._column(chunk, self._word)[rows[suspects]]
+            tails = suspects[(words & _ONE) != 0]
+            if len(tails):
+                poisoned = int(numpy.count_nonzero(state[tails] == self.state_mask))
+                drop = numpy.zeros(len(rows), dtype=bool)
+                drop[tails] = True
         if self._fake_heads:
-            heads = numpy.flatnonzero((flags & self._head) != 0)
+            heads = (state & self.head).nonzero()[0]
             if len(heads):
                 fakes = heads[self._is_fake_head(chunk, rows[heads])]
                 if len(fakes):
-                    keep = numpy.ones(len(rows), dtype=bool)
-                    keep[fakes] = False
-                    rows, flags, counts, mapping = rows[keep], flags[keep], counts[keep], mapping[keep]
-        return Live(rows, flags, counts, mapping, poisoned)
+                    drop = numpy.zeros(len(rows), dtype=bool) if drop is None else drop
+                    drop[fakes] = True
+        return drop, poisoned
 
-    def untyped(self, counts: Column) -> Column:
-        """Return which words of map count and type hold a map count, not a page type."""
-        words = (counts >> self._type_shift).astype(numpy.int32)
+    def _references(self, counts: Column) -> Column:
+        """Return the reference counts in pairs of counts."""
+        if self._refcount_high:
+            return counts.view(numpy.int64) >> 32
+        return counts.astype(numpy.uint32).view(numpy.int32)
+
+    def untyped(self, state: Column, counts: Column) -> Column:
+        """Return which rows have a map count, not a page type, and are not slab."""
+        words = (counts if self._refcount_high else counts >> numpy.uint64(32)).astype(numpy.int32)
         result: Column = words >= -128
+        if self._slab:
+            result &= (state & self._slab) == 0
         return result
 
     def _is_fake_head(self, chunk: Chunk, heads: Column) -> Column:
@@ -174,7 +218,9 @@ class Memmap:
         The tail struct pages of an optimised hugetlb folio are mapped onto the page that holds its head, so that each
         page-aligned one looks like a head. The next struct page tells whose it is.
         """
-        addresses = numpy.uint64(self.layout.vmemmap) + (heads + chunk.pfn).astype(numpy.uint64) * numpy.uint64(self.size)
+        addresses = numpy.uint64(self.layout.vmemmap) + (heads + chunk.pfn).astype(numpy.uint64) * numpy.uint64(
+            self.size
+        )
         following = numpy.minimum(heads + 1, chunk.count - 1)
         words = self._column(chunk, self._word)[following]
         points_away = ((words & numpy.uint64(1)) != 0) & (words - numpy.uint64(1) != addresses)
@@ -192,7 +238,7 @@ class Memmap:
         order = numpy.zeros(count, numpy.int64)
         sums = numpy.zeros(count, numpy.int64)
         broken = numpy.zeros(count, dtype=bool)
-        large = numpy.flatnonzero((self._decode(self._flags, pages) & self._head) != 0)
+        large = numpy.flatnonzero((self._decode(self._flags, pages) & self.head) != 0)
         if len(large):
             inside = indices[large] + 1 < chunk.count
             broken[large[~inside]] = True
@@ -221,6 +267,8 @@ class Memmap:
 
     def _decode(self, field: Field, pages: Any) -> Column:
         page = pages[field.page]
+        if not len(page):
+            return numpy.zeros(0, field.dtype)
         column: Column = numpy.ndarray((len(page),), field.dtype, page, field.offset, (self.size,))
         return column if field.mask is None else column & field.dtype.type(field.mask)
 
@@ -285,7 +333,7 @@ class Memmap:
         head = self.head_pfn(pfn)
         first = numpy.array([0])
         chunk = self.read(head, 1)
-        if not int(self._column(chunk, self._flags)[0]) & int(self._head):
+        if not int(self._column(chunk, self._flags)[0]) & int(self.head):
             return self.rows(chunk, first)
         chunk = self.read(head, 2)
         order = int(self.rows(chunk, first).order[0])
@@ -311,7 +359,7 @@ class Memmap:
         address = self.page_address(pfn)
         if not word & 1:
             flags = int(self._column(chunk, self._flags)[0])
-            if not (self._fake_heads and flags & int(self._head)):
+            if not (self._fake_heads and flags & int(self.head)):
                 return pfn
             word = int(self._column(self.read(pfn + 1, 1), self._word)[0])
             if not word & 1:

@@ -99,10 +99,8 @@ class PageTypeEncoding:
         """
         signed = words.astype(numpy.int32)
         result = numpy.zeros(len(words), dtype=numpy.int8)
-        if self.top_byte:
-            typed = signed < numpy.int32(-0x01000000)  # (int)0xff000000: anything below has a type in the top byte
-        else:
-            typed = signed < -128  # PAGE_MAPCOUNT_RESERVE
+        # (int)0xff000000: anything below has a type in the top byte; or PAGE_MAPCOUNT_RESERVE.
+        typed = signed < (-0x01000000 if self.top_byte else -128)
         if not typed.any():
             return result
         result[typed] = PageType.OTHER

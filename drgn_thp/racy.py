@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Optional
 
 from drgn import Architecture, FaultError, Program
 
@@ -50,7 +49,7 @@ def _calls_aarch64(code: bytes, address: int) -> set[int]:
 DECODERS = {Architecture.X86_64: _calls_x86_64, Architecture.AARCH64: _calls_aarch64}
 
 
-def _calls(prog: Program, names: tuple[str, ...], targets: set[int]) -> Optional[str]:
+def _calls(prog: Program, names: tuple[str, ...], targets: set[int]) -> str | None:
     for name in names:
         for symbol in prog.symbols(name):
             if symbol.address in targets:
@@ -58,7 +57,7 @@ def _calls(prog: Program, names: tuple[str, ...], targets: set[int]) -> Optional
     return None
 
 
-def _from_machine_code(prog: Program) -> Optional[RacyCheck]:
+def _from_machine_code(prog: Program) -> RacyCheck | None:
     decoder = DECODERS.get(prog.platform.arch) if prog.platform else None
     if decoder is None:
         return None
@@ -75,7 +74,7 @@ def _from_machine_code(prog: Program) -> Optional[RacyCheck]:
     return RacyCheck(old is not None, f"{FUNCTION}() in this target calls {old or new}()")
 
 
-def read_racy_check(prog: Program, layout: Layout, release: str, forced: Optional[str] = None) -> RacyCheck:
+def read_racy_check(prog: Program, layout: Layout, release: str, forced: str | None = None) -> RacyCheck:
     """
     Decide which form of the check the target's kernel has.
 

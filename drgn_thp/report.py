@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from .blocks import Block, read_blocks
 from .context import Context
 from .describe import SCHEMA, Describer, Record
-from .gates import Path, Reason
+from .gates import Path, Reason, find_reason
 from .scan import BlockCensus, Scan
 
 
@@ -23,12 +23,10 @@ class Question:
     """What the user wants to know."""
 
     paths: Sequence[Path]
-    blocks: Optional[Callable[[Block], bool]] = None
+    blocks: Callable[[Block], bool] | None = None
     """Which memory blocks to look at; all if None."""
-    only: Sequence[Reason] = ()
-    """List only folios refused for one of these; counts are of all."""
-    folios: bool = True
-    """List refused folios at all."""
+    listed: Callable[[Reason], bool] = lambda reason: True
+    """For which reasons to list the refused folios themselves; counts are of all."""
 
 
 @dataclass
@@ -72,7 +70,7 @@ class Report:
         question: Question,
         types_source: str = "",
         notes: Iterable[str] = (),
-        progress: Optional[Callable[[int], None]] = None,
+        progress: Callable[[int], None] = lambda pages: None,
     ) -> None:
         self.context = context
         self.question = question
@@ -108,15 +106,15 @@ class Report:
     def records(self) -> Iterator[Record]:
         """Yield the records of the report."""
         describer = Describer(self.context)
-        scan = Scan(self.context, self.question.paths, self.question.folios, self.progress)
-        only = {reason.name for reason in self.question.only}
+        listed = self.question.listed
+        scan = Scan(self.context, self.question.paths, listed, self.progress)
         try:
             for census in scan.blocks(self.blocks):
                 self.totals.add(census)
                 yield describer.block(census)
                 if census.refused is not None:
                     for record in describer.folios(census.refused, scan.paths, census.block.id):
-                        if record["verdict"] == "refused" and (not only or record["reason"] in only):
+                        if record["verdict"] == "refused" and listed(find_reason(record["reason"])):
                             yield record
         except KeyboardInterrupt:
             self.totals.interrupted = True

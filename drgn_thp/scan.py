@@ -8,26 +8,34 @@ until their block has been handed out.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Callable
 
 import numpy
 from drgn import FaultError
 
+from . import formulas
 from .blocks import Block, online_ranges
 from .classes import MAX_CLASSES, UNKNOWN, Classes
 from .context import Context, needs_buffers
 from .folios import Column, Folios
-from .formulas import PageHuge, is_free, nr_pages
-from .gates import Path
-from .mappings import KSM
+from .gates import Gate, Path, Reason
+from .looks import Looks, distinct
 from .memmap import Chunk, Live, Rows, concatenate
 
 PENDING_ROWS = 4096
 """How many folios wait to be judged together: one call of numpy costs as much for one as for a few hundred."""
 KEPT_ROWS = 32768
+"""How many refused folios may wait until their blocks are handed out."""
 _SMALLEST_READ = 64  # struct pages: where a read fails, this much is given up at least
+
+
+HELD_CHUNKS = 16
+MAX_WAITING = 4096
+"""How many blocks may wait to be handed out."""
+_LOW_BITS = numpy.uint64(formulas.PAGE_MAPPING_FLAGS)
 
 
 @dataclass
@@ -39,9 +47,16 @@ class PathCensus:
     reasons: dict[str, int] = field(default_factory=dict)
     """Folios by primary reason."""
     durations: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, int] = field(default_factory=dict)
-    """Folios by the gate's own words (function and error)."""
     wrongly: int = 0
+
+    def add(self, gate: Gate, folios: int, pages: int) -> None:
+        """Count folios that a gate refuses before any other does."""
+        self.refused += folios
+        self.refused_pages += pages
+        self.reasons[gate.reason.name] = self.reasons.get(gate.reason.name, 0) + folios
+        self.durations[gate.duration.value] = self.durations.get(gate.duration.value, 0) + folios
+        if gate.wrongly:
+            self.wrongly += folios
 
 
 @dataclass
@@ -60,8 +75,8 @@ class BlockCensus:
     unreadable: int = 0
     zones: dict[tuple[int, int], int] = field(default_factory=dict)
     """Pages in use by node and zone."""
-    refused: Optional[Folios] = None
-    """The folios refused on any path, in ascending order; None unless asked for."""
+    refused: Folios | None = None
+    """The refused folios that were asked for, in ascending order."""
 
     @property
     def free(self) -> int:
@@ -70,66 +85,55 @@ class BlockCensus:
 
 
 class _Tally:
-    """What classes of folios mean for the counts of a block: one row per class."""
+    """What verdicts mean for the counts of a block: one entry per class of folios that look alike."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], keep: Callable[[Reason], bool]) -> None:
         self.paths = paths
-        self.pages = numpy.zeros(0, numpy.int64)
-        self.in_use = numpy.zeros(0, dtype=bool)
-        self.zone = numpy.zeros(0, numpy.int64)
-        self.node = numpy.zeros(0, numpy.int64)
-        self.refused = numpy.zeros(0, dtype=bool)
+        self._keep = keep
+        self.worth: list[tuple[int, tuple[int, int], tuple[Gate | None, ...]]] = []
+        """Pages, place (node and zone), and the gate that refuses first on each path."""
+        self.kept = numpy.zeros(0, dtype=bool)
+        """Refused for a reason whose folios are wanted themselves, not just their number."""
         self.alone = numpy.zeros(0, dtype=bool)
         """Folios that must be judged one by one, whatever they look like."""
-        self.primary = [numpy.zeros(0, numpy.int16) for _ in paths]
+        self.individual = numpy.zeros(0, dtype=bool)
+        """Kept or alone: more is to be done than counting."""
 
-    @classmethod
-    def of(cls, paths: Sequence[Path], f: Folios) -> _Tally:
-        tally = cls(paths)
-        tally.in_use = ~is_free(f)
-        tally.pages = numpy.where(tally.in_use, nr_pages(f), 0)
-        tally.zone, tally.node = f.zone, f.node
-        tally.primary = [path.judge(f).primary for path in paths]
-        tally.refused = numpy.zeros(len(f), dtype=bool)
-        for primary in tally.primary:
-            tally.refused |= primary >= 0
-        tally.alone = PageHuge(f) | needs_buffers(f)
-        return tally
+    def judge(self, f: Folios, final: bool = False) -> None:
+        """
+        Judge folios, each of which stands for a class, and append what they are worth.
 
-    def extend(self, other: _Tally, rows: Column) -> None:
-        for name in ("pages", "in_use", "zone", "node", "refused", "alone"):
-            setattr(self, name, numpy.concatenate((getattr(self, name), getattr(other, name)[rows])))
-        self.primary = [numpy.concatenate((a, b[rows])) for a, b in zip(self.primary, other.primary)]
+        :param final: Whether a folio that must be judged alone stands for itself only
+        """
+        pages = numpy.where(formulas.is_free(f), 0, formulas.nr_pages(f)).tolist()
+        places = zip(f.node.tolist(), f.zone.tolist())
+        refusing = []
+        kept = numpy.zeros(len(f), dtype=bool)
+        for path in self.paths:
+            primary = path.judge(f).primary
+            gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
+            refusing.append([gates[index] for index in primary.tolist()])
+            kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
+        self.worth += zip(pages, places, zip(*refusing))
+        alone = needs_buffers(f) & (not final)
+        self.kept = numpy.concatenate((self.kept, kept & ~alone))
+        self.alone = numpy.concatenate((self.alone, alone))
+        self.individual = self.kept | self.alone
 
     def credit(self, census: BlockCensus, weights: Column) -> None:
-        """Add ``weights[i]`` folios of class i to a block."""
-        rows = numpy.flatnonzero(weights)
-        if not len(rows):
-            return
-        weights = weights[rows]
-        pages = self.pages[rows] * weights
-        census.folios += int(weights[self.in_use[rows]].sum())
-        census.pages += int(pages.sum())
-        places = self.node[rows] * 64 + self.zone[rows]
-        for place in numpy.unique(places[self.in_use[rows]]):
-            key = (int(place) // 64, int(place) % 64)
-            census.zones[key] = census.zones.get(key, 0) + int(pages[places == place].sum())
-        for path, primary in zip(self.paths, self.primary):
-            gates = primary[rows]
-            counts = census.paths[path.name]
-            for index in numpy.unique(gates[gates >= 0]):
-                gate = path.gates[index]
-                folios = int(weights[gates == index].sum())
-                counts.refused += folios
-                counts.refused_pages += int(pages[gates == index].sum())
-                for table, key_ in (
-                    (counts.reasons, gate.reason.name),
-                    (counts.durations, gate.duration.value),
-                    (counts.errors, gate.kernel),
-                ):
-                    table[key_] = table.get(key_, 0) + folios
-                if gate.wrongly:
-                    counts.wrongly += folios
+        """Add ``weights[i]`` folios of class i to a block; those that are judged alone come by themselves."""
+        classes = weights.nonzero()[0]
+        tables = [census.paths[path.name] for path in self.paths]
+        for number, folios in zip(classes.tolist(), weights[classes].tolist()):
+            pages, place, gates = self.worth[number]
+            if not pages or self.alone[number]:
+                continue
+            census.folios += folios
+            census.pages += folios * pages
+            census.zones[place] = census.zones.get(place, 0) + folios * pages
+            for table, gate in zip(tables, gates):
+                if gate is not None:
+                    table.add(gate, folios, folios * pages)
 
 
 @dataclass
@@ -138,17 +142,30 @@ class _Open:
 
     census: BlockCensus
     weights: Column
-    refused: list[Rows] = field(default_factory=list)
+    """Folios by class."""
+    kept: list[Rows] = field(default_factory=list)
 
 
 @dataclass
 class _Pending:
-    """Folios that wait to be judged."""
+    """Folios that wait to be judged: large ones, and those for which more counts than what they look like."""
 
     open: _Open
     rows: Rows
-    keys: Optional[tuple[Column, Column]]
-    """What they look like, if others that look so may be judged by them."""
+    looks: Looks
+
+
+@dataclass
+class _Held:
+    """A chunk with folios of classes that are not judged yet, held back in case they are wanted themselves."""
+
+    open: _Open
+    chunk: Chunk
+    rows: Column
+    numbers: Column
+    """Class of each run of folios that look alike ..."""
+    lengths: Column
+    """... and how long it is."""
 
 
 class Scan:
@@ -156,7 +173,7 @@ class Scan:
     One pass over memory.
 
     :param paths: Paths to judge; they are taken as the target's kernel has them
-    :param keep_refused: Hand out the refused folios themselves, not just their number
+    :param keep: For which reasons refused folios are wanted themselves, not just their number
     :param progress: Called with the number of page frames done
     """
 
@@ -164,36 +181,21 @@ class Scan:
         self,
         context: Context,
         paths: Sequence[Path],
-        keep_refused: bool = True,
-        progress: Optional[Callable[[int], None]] = None,
+        keep: Callable[[Reason], bool] = lambda reason: True,
+        progress: Callable[[int], None] = lambda pages: None,
     ) -> None:
         self.context = context
         self.paths = [path.of(context.kernel) for path in paths]
-        self.keep_refused = keep_refused
-        self._progress = progress or (lambda pages: None)
+        self._keep = keep
+        self._progress = progress
         self._classes = Classes()
-        self._tally = _Tally(self.paths)
+        self._tally = _Tally(self.paths, keep)
         self._pending: list[_Pending] = []
         self._pending_rows = 0
+        self._examples: list[Rows] = []
+        self._held: list[_Held] = []
         self._kept_rows = 0
         self._special = context.special_pfns()
-        self._set_masks()
-
-    def _set_masks(self) -> None:
-        layout = self.context.layout
-        mask = layout.zone.mask << layout.zone.shift | layout.node.mask << layout.node.shift
-        for name, bit in layout.flag_masks.items():
-            if not layout.flag_pages[name]:
-                mask |= bit
-        self._state_mask = numpy.uint64(mask)
-        low = 1
-        while mask & ((0xFFFF << low) | (1 << low - 1)):
-            low += 1
-            if low > 47:
-                raise NotImplementedError("the flags word of struct page has no 16 spare bits")
-        self._kind_shift = numpy.uint64(low)
-        self._head = numpy.uint64(layout.flag("head"))
-        self._slab = numpy.uint64(layout.flag("slab_flag"))
 
     # -- one block after another ---------------------------------------------------------------------------------------
 
@@ -201,7 +203,7 @@ class Scan:
         """
         Scan memory blocks and yield what each holds, in the order given.
 
-        Unreadable struct pages are counted, not raised. After a KeyboardInterrupt the blocks finished before are out.
+        Struct pages that cannot be read are counted, not raised.
         """
         runs = self.context.sections.runs()
         waiting: list[_Open] = []
@@ -213,28 +215,24 @@ class Scan:
             for start, end in ranges:
                 self._range(open_, start, end)
             waiting.append(open_)
-            if self._pending_rows >= PENDING_ROWS or self._kept_rows >= KEPT_ROWS:
+            # Blocks are handed out when their last folios are judged, which is done for many blocks at a time.
+            if not (self._pending or self._held) or self._kept_rows >= KEPT_ROWS or len(waiting) >= MAX_WAITING:
                 yield from self._finish(waiting)
                 waiting = []
         yield from self._finish(waiting)
 
     def _finish(self, waiting: list[_Open]) -> Iterator[BlockCensus]:
-        self._judge_pending()
+        self._judge()
         for open_ in waiting:
             self._tally.credit(open_.census, open_.weights)
-            if self.keep_refused:
-                open_.census.refused = self._refused(open_.refused)
+            if open_.kept:
+                rows = concatenate(open_.kept)
+                open_.census.refused = self.context.folios(rows.select(numpy.argsort(rows.pfn, kind="stable")))
             yield open_.census
         self._kept_rows = 0
         if self._classes.length > MAX_CLASSES:
             self._classes = Classes()
-            self._tally = _Tally(self.paths)
-
-    def _refused(self, parts: list[Rows]) -> Optional[Folios]:
-        if not parts:
-            return None
-        rows = concatenate(parts)
-        return self.context.folios(rows.select(numpy.argsort(rows.pfn, kind="stable")))
+            self._tally = _Tally(self.paths, self._keep)
 
     # -- chunks --------------------------------------------------------------------------------------------------------
 
@@ -248,7 +246,7 @@ class Scan:
             pfn += count
 
     def _read(self, open_: _Open, pfn: int, count: int) -> None:
-        """Read a chunk; where that fails, its halves, down to a few struct pages that are then counted as unreadable."""
+        """Read a chunk; where that fails, its halves, down to a few struct pages that are counted as unreadable."""
         try:
             chunk = self.context.memmap.read(pfn, count)
         except FaultError:
@@ -262,106 +260,139 @@ class Scan:
         self._chunk(open_, chunk)
 
     def _chunk(self, open_: _Open, chunk: Chunk) -> None:
+        """Count the small folios of a chunk by class, and queue the others."""
         live = self.context.memmap.live(chunk)
         open_.census.poisoned += live.poisoned
         if not len(live.rows):
             return
-        state = live.flags & self._state_mask
-        state |= self._kinds(live) << self._kind_shift
-        numbers = self._classes.lookup(state, live.counts)
-        single = numbers == UNKNOWN
-        heads = (state & self._head) != 0
-        if heads.any():
-            single |= heads
-        special = self._special_rows(chunk, live)
-        if len(special):
-            single[special] = True
-        if single.any():
-            self._set_aside(open_, chunk, live, state, single, heads, special)
-            known = numbers[~single]
-        else:
-            known = numbers
-        if len(known):
-            self._count(open_, chunk, live, numbers, single, known)
-        if self._pending_rows >= PENDING_ROWS:
-            self._judge_pending()
+        memmap = self.context.memmap
+        rows, counts = live.rows, live.counts
+        state = self._kinds(live)
+        state <<= memmap.kind_shift
+        state |= live.state
+        odd = self._odd_rows(chunk, live)
+        single = state & memmap.head  # a large folio's state is more than its first struct page
+        if odd is not None:
+            single |= odd
+        queued = single.nonzero()[0]
+        if len(queued):
+            apart = numpy.zeros(len(queued), dtype=bool) if odd is None else odd[queued]
+            self._queue(open_, chunk, rows[queued], Looks(state[queued], counts[queued], apart))
+            small = (single == 0).nonzero()[0]
+            rows, state, counts = rows[small], state[small], counts[small]
+        if len(rows):
+            self._count(open_, chunk, rows, state, counts)
 
     def _kinds(self, live: Live) -> Column:
         """Return the kind of mapping of each row, as far as its struct page has a mapping at all."""
-        mapping = live.mapping
-        low = mapping & numpy.uint64(KSM)
-        if low.all():
-            return low
-        signed = live.counts.view(numpy.int64) if live.counts.flags.c_contiguous else live.counts.astype(numpy.int64)
-        untyped = self.context.memmap.untyped(signed)
-        if self._slab:
-            untyped &= (live.flags & self._slab) == 0
-        pointers = untyped & (low == 0) & (mapping != 0)
-        kinds = self.context.mappings.kinds_of(mapping, pointers).astype(numpy.uint64)
-        result: Column = numpy.where(untyped, kinds, low if self._slab else numpy.uint64(0))
-        return result
+        kinds = live.mapping & _LOW_BITS
+        rows = (kinds == 0).nonzero()[0]
+        if len(rows):
+            mapping = live.mapping[rows]
+            pointers = self.context.memmap.untyped(live.state[rows], live.counts[rows])
+            pointers &= mapping != 0
+            kinds[rows] = self.context.mappings.kinds_of(mapping, pointers)
+        return kinds
 
-    def _special_rows(self, chunk: Chunk, live: Live) -> Column:
-        first, last = numpy.searchsorted(self._special, (chunk.pfn, chunk.pfn + chunk.count))
-        if first == last:
-            return numpy.zeros(0, numpy.intp)
-        wanted = self._special[first:last] - chunk.pfn
-        return numpy.flatnonzero(numpy.isin(live.rows, wanted))
+    def _odd_rows(self, chunk: Chunk, live: Live) -> Column | None:
+        """Return a mask of the rows whose verdict does not follow from struct pages alone; None for none."""
+        mask: Column | None = None
+        first = bisect_left(self._special, chunk.pfn)
+        last = bisect_left(self._special, chunk.pfn + chunk.count)
+        if first != last:
+            mask = numpy.isin(live.rows, numpy.array(self._special[first:last]) - chunk.pfn)
+        size = self.context.sections.pages_per_section
+        for number in range(chunk.pfn // size, (chunk.pfn + chunk.count - 1) // size + 1):
+            odd = self.context.odd_pageblocks(number)
+            if odd is not None:
+                pfn = live.rows + chunk.pfn
+                inside = pfn // size == number
+                index = (pfn % size) >> self.context.pageblocks.pageblock_order
+                these = inside & (odd.cma | odd.isolated)[index]
+                mask = these if mask is None else mask | these
+        return mask
 
-    def _set_aside(
-        self, open_: _Open, chunk: Chunk, live: Live, state: Column, single: Column, heads: Column, special: Column
-    ) -> None:
-        """Queue the rows that cannot be judged by what they look like."""
-        typical = single & ~heads
-        typical[special] = False
-        for mask, keyed in ((typical, True), (single & ~typical, False)):
-            rows = numpy.flatnonzero(mask)
-            if len(rows):
-                keys = (state[rows], live.counts[rows]) if keyed else None
-                self._pending.append(_Pending(open_, self.context.memmap.rows(chunk, live.rows[rows]), keys))
-                self._pending_rows += len(rows)
+    def _queue(self, open_: _Open, chunk: Chunk, rows: Column, looks: Looks) -> None:
+        """Put rows aside that cannot be judged by their first struct page alone."""
+        self._pending.append(_Pending(open_, self.context.memmap.rows(chunk, rows), looks))
+        self._pending_rows += len(rows)
+        if self._pending_rows >= PENDING_ROWS:
+            self._judge()
 
-    def _count(
-        self, open_: _Open, chunk: Chunk, live: Live, numbers: Column, single: Column, known: Column
-    ) -> None:
-        weights = numpy.bincount(known, minlength=len(open_.weights))
-        alone = numpy.flatnonzero(weights[: self._classes.length] * self._tally.alone[: len(weights)])
-        if len(alone):
-            rows = numpy.flatnonzero(~single & numpy.isin(numbers, alone))
-            self._pending.append(_Pending(open_, self.context.memmap.rows(chunk, live.rows[rows]), None))
-            self._pending_rows += len(rows)
-            weights[alone] = 0
+    def _count(self, open_: _Open, chunk: Chunk, rows: Column, state: Column, counts: Column) -> None:
+        # Neighbours are often alike: look up one of each run.
+        changes = state[1:] != state[:-1]
+        changes |= counts[1:] != counts[:-1]
+        ends = changes.nonzero()[0]
+        starts = numpy.empty(len(ends) + 1, numpy.intp)
+        starts[0] = 0
+        starts[1:] = ends + 1
+        lengths = numpy.empty_like(starts)
+        lengths[:-1] = starts[1:] - starts[:-1]
+        lengths[-1] = len(rows) - starts[-1]
+        state, counts = state[starts], counts[starts]
+        numbers = self._classes.lookup(state, counts)
+        unknown = (numbers == UNKNOWN).nonzero()[0]
+        if len(unknown):
+            numbers[unknown], examples = self._classes.add(state[unknown], counts[unknown])
+            self._examples.append(self.context.memmap.rows(chunk, rows[starts[unknown[examples]]]))
+        weights = numpy.bincount(numbers, lengths, len(open_.weights)).astype(numpy.int64)
+        present = weights > 0
         weights[: len(open_.weights)] += open_.weights
         open_.weights = weights
-        if self.keep_refused:
-            wanted = self._tally.refused & ~self._tally.alone
-            rows = numpy.flatnonzero(~single)[wanted[known]] if wanted.any() else ()
-            if len(rows):
-                open_.refused.append(self.context.memmap.rows(chunk, live.rows[rows]))
-                self._kept_rows += len(rows)
+        judged = len(self._tally.kept)
+        held = _Held(open_, chunk, rows, numbers, lengths)
+        if present[judged:].any():
+            self._held.append(held)
+            if len(self._held) >= HELD_CHUNKS:
+                self._judge()
+        elif (present[:judged] & self._tally.individual[: len(present)]).any():
+            self._keep_rows(held)
+
+    def _keep_rows(self, held: _Held) -> None:
+        """Copy the folios of a chunk that are wanted themselves; queue those that must be judged one by one."""
+        alone = self._tally.alone[held.numbers]
+        rows = held.rows[numpy.repeat(self._tally.kept[held.numbers], held.lengths)]
+        if len(rows):
+            held.open.kept.append(self.context.memmap.rows(held.chunk, rows))
+            self._kept_rows += len(rows)
+        rows = held.rows[numpy.repeat(alone, held.lengths)]
+        if len(rows):
+            nothing = numpy.zeros(len(rows), numpy.uint64)
+            self._queue(held.open, held.chunk, rows, Looks(nothing, nothing, numpy.ones(len(rows), dtype=bool)))
 
     # -- judging -------------------------------------------------------------------------------------------------------
 
-    def _judge_pending(self) -> None:
-        """Judge everything that waits: count it, and learn what its look-alikes are worth."""
+    def _judge(self) -> None:
+        """Judge the classes that are new, then everything that waits to be judged for itself."""
+        if self._examples:
+            self._tally.judge(self.context.folios(concatenate(self._examples)))
+            self._examples = []
+            helds, self._held = self._held, []
+            for held in helds:
+                self._keep_rows(held)
         if not self._pending:
             return
-        f = self.context.folios(concatenate([pending.rows for pending in self._pending]))
-        tally = _Tally.of(self.paths, f)
+        pending, self._pending, self._pending_rows = self._pending, [], 0
+        rows = concatenate([part.rows for part in pending])
+        looks = Looks.concatenate([part.looks for part in pending])
+        tally, which = self._judge_rows(rows, looks)
+        if tally.alone.any():  # their looks do not decide: once more, each for itself
+            looks.apart[tally.alone[which]] = True
+            tally, which = self._judge_rows(rows, looks, final=True)
         start = 0
-        for pending in self._pending:
-            length = len(pending.rows)
-            weights = numpy.zeros(len(f), numpy.int64)
-            weights[start : start + length] = 1
-            tally.credit(pending.open.census, weights)
-            if self.keep_refused:
-                refused = numpy.flatnonzero(tally.refused[start : start + length])
-                if len(refused):
-                    pending.open.refused.append(pending.rows.select(refused))
-                    self._kept_rows += len(refused)
-            if pending.keys is not None:
-                new = self._classes.add(*pending.keys)
-                self._tally.extend(tally, start + new)
-            start += length
-        self._pending = []
-        self._pending_rows = 0
+        for part in pending:
+            mine = which[start : start + len(part.rows)]
+            tally.credit(part.open.census, numpy.bincount(mine))
+            kept = tally.kept[mine].nonzero()[0]
+            if len(kept):
+                part.open.kept.append(part.rows.select(kept))
+                self._kept_rows += len(kept)
+            start += len(part.rows)
+
+    def _judge_rows(self, rows: Rows, looks: Looks, final: bool = False) -> tuple[_Tally, Column]:
+        """Judge folios, those that look the same only once; return what they are worth, and which is like which."""
+        chosen, which = distinct(self.context.memmap, rows, looks)
+        tally = _Tally(self.paths, self._keep)
+        tally.judge(self.context.folios(rows.select(chosen)), final)
+        return tally, which

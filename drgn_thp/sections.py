@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory sections: which parts of the physical address space have struct pages, which are online, and their pageblocks."""
+"""Memory sections: which physical memory has struct pages and is online; and its pageblocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from functools import cached_property
 
 import numpy
 from drgn import FaultError, Program, TypeKind
@@ -18,6 +18,7 @@ from .layout import Layout, find_enumerator, find_type
 SECTION_HAS_MEM_MAP = 1 << 1
 SECTION_IS_ONLINE = 1 << 2
 MAX_SECTIONS = 1 << 25
+MAX_PATTERNS = 4096
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Sections:
         size = self.pages_per_section
         return [(int(run[0]) * size, (int(run[-1]) + 1) * size) for run in numpy.split(numbers, breaks)]
 
-    def index(self, pfn: int) -> Optional[int]:
+    def index(self, pfn: int) -> int | None:
         """Return the position of a page frame's section, or None where there is no memmap."""
-        number = pfn // self.pages_per_section
-        position = int(numpy.searchsorted(self.number, number))
-        if position < len(self.number) and self.number[position] == number:
-            return position
-        return None
+        return self._positions.get(pfn // self.pages_per_section)
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {int(number): position for position, number in enumerate(self.number)}
 
 
 def read_sections(prog: Program) -> Sections:
@@ -114,48 +115,63 @@ def _roots(prog: Program, table, count: int, root_bytes: int) -> list[int]:  # t
 
 
 @dataclass(frozen=True)
+class OddPageblocks:
+    """For each pageblock of a section: whether it is CMA's, and whether it is isolated right now."""
+
+    cma: Column
+    isolated: Column
+
+
 class Pageblocks:
-    """The migrate types of pageblocks."""
+    """
+    The migrate types of pageblocks, as far as they matter: CMA and isolated ones.
 
-    sections: Sections
-    pageblock_order: int
-    bits: int
-    cma: Optional[int]
-    isolate: Optional[int]
-    isolate_bit: Optional[int]
-    offset: int
+    The flags of most sections are the same few words (all movable, or all unmovable): each pattern is decoded once.
+    """
 
-    def flags(self, section: int) -> Column:
+    def __init__(self, sections: Sections, layout: Layout, kernel: Kernel, offset: int) -> None:
+        self.sections = sections
+        self.pageblock_order = kernel.pageblock_order
+        self._offset = offset
+        self._cma = layout.enumerators.get("MIGRATE_CMA")
+        self._isolate = layout.enumerators.get("MIGRATE_ISOLATE")
+        # A bit of its own since v6.17, a migrate type before.
+        self._isolate_bit = layout.enumerators.get("PB_migrate_isolate")
+        # NR_PAGEBLOCK_BITS was an enumerator until that bit came; now it is __NR_PAGEBLOCK_BITS rounded up: 8.
+        self._bits = layout.enumerators.get("NR_PAGEBLOCK_BITS", 4 if self._isolate_bit is None else 8)
+        self._count = sections.pages_per_section >> kernel.pageblock_order
+        self._bytes = 8 * max(-(-self._count * self._bits // 64), 1)
+        self._patterns: dict[bytes, OddPageblocks | None] = {}
+
+    def odd(self, section: int) -> OddPageblocks | None:
         """
-        Return the flags of the pageblocks of one section, by its position.
+        Return the pageblocks of a section, or None if none of them is CMA's or isolated.
 
-        :raises FaultError: if they cannot be read
+        :param section: Position of the section
+        :raises FaultError: if its flags cannot be read
         """
-        count = self.sections.pages_per_section >> self.pageblock_order
-        words = max(count * self.bits // 64, 1)
-        data = self.sections.prog.read(int(self.sections.usage[section]) + self.offset, 8 * words)
-        per_word = 64 // self.bits
-        shifts = (numpy.arange(count, dtype=numpy.uint64) % numpy.uint64(per_word)) * numpy.uint64(self.bits)
-        column = numpy.repeat(numpy.frombuffer(data, "u8"), per_word)[:count] >> shifts
-        result: Column = column & numpy.uint64((1 << self.bits) - 1)
-        return result
+        data = self.sections.prog.read(int(self.sections.usage[section]) + self._offset, self._bytes)
+        try:
+            return self._patterns[data]
+        except KeyError:
+            pass
+        if len(self._patterns) >= MAX_PATTERNS:
+            self._patterns.clear()
+        odd = self._patterns[data] = self._decode(data)
+        return odd
 
-    def migratetype(self, flags: Column) -> Column:
-        """Return the migrate type in pageblock flags (``enum migratetype``); the lowest three bits in every kernel."""
-        return flags & numpy.uint64(7)
-
-    def is_cma(self, flags: Column) -> Column:
-        if self.cma is None:
-            return numpy.zeros(len(flags), dtype=bool)
-        return self.migratetype(flags) == self.cma
-
-    def is_isolated(self, flags: Column) -> Column:
-        """Return which pageblocks are isolated: a bit of its own since v6.17, a migrate type before."""
-        if self.isolate_bit is not None:
-            return (flags & numpy.uint64(1 << self.isolate_bit)) != 0
-        if self.isolate is None:
-            return numpy.zeros(len(flags), dtype=bool)
-        return self.migratetype(flags) == self.isolate
+    def _decode(self, data: bytes) -> OddPageblocks | None:
+        per_word = 64 // self._bits
+        shifts = (numpy.arange(self._count, dtype=numpy.uint64) % numpy.uint64(per_word)) * numpy.uint64(self._bits)
+        flags = numpy.repeat(numpy.frombuffer(data, "u8"), per_word)[: self._count] >> shifts
+        migratetype = flags & numpy.uint64(7)  # the lowest three bits in every kernel
+        nowhere = numpy.zeros(self._count, dtype=bool)
+        cma = nowhere if self._cma is None else migratetype == self._cma
+        if self._isolate_bit is not None:
+            isolated = (flags & numpy.uint64(1 << self._isolate_bit)) != 0
+        else:
+            isolated = nowhere if self._isolate is None else migratetype == self._isolate
+        return OddPageblocks(cma, isolated) if cma.any() or isolated.any() else None
 
 
 def read_pageblocks(sections: Sections, layout: Layout, kernel: Kernel) -> Pageblocks:
@@ -167,15 +183,4 @@ def read_pageblocks(sections: Sections, layout: Layout, kernel: Kernel) -> Pageb
     usage = find_type(sections.prog, "struct mem_section_usage")
     if usage is None or not usage.has_member("pageblock_flags"):
         raise UnknownLayout("struct mem_section_usage::pageblock_flags not found")
-    isolate_bit = layout.enumerators.get("PB_migrate_isolate")
-    # NR_PAGEBLOCK_BITS is an enumerator until the isolate bit came (v6.17), then roundup_pow_of_two() of it: 8.
-    bits = layout.enumerators.get("NR_PAGEBLOCK_BITS", 4 if isolate_bit is None else 8)
-    return Pageblocks(
-        sections,
-        kernel.pageblock_order,
-        bits,
-        layout.enumerators.get("MIGRATE_CMA"),
-        layout.enumerators.get("MIGRATE_ISOLATE"),
-        isolate_bit,
-        _offset(usage, "pageblock_flags"),
-    )
+    return Pageblocks(sections, layout, kernel, _offset(usage, "pageblock_flags"))

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from drgn import Architecture, FaultError, Program, TypeKind
 
 from .errors import UnknownLayout
@@ -57,7 +55,7 @@ def _variable(prog: Program, name: str, default: int) -> int:
         return default
 
 
-def read_kernel(prog: Program, layout: Layout, racy_check: Optional[str] = None) -> Kernel:
+def read_kernel(prog: Program, layout: Layout, racy_check: str | None = None) -> Kernel:
     """
     Decide every trait of the target's kernel.
 

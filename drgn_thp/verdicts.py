@@ -9,6 +9,8 @@ from .scan import BlockCensus
 
 YES, LATER, BLOCKS, ENDLESS, NO, OFFLINE, UNKNOWN = "yes", "later", "blocks", "endless", "no", "offline", "unknown"
 
+BLOCK_PATHS = ("contig", "offline")
+
 
 def structural(context: Context, census: BlockCensus) -> str:
     """
@@ -30,8 +32,11 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
     Return what becomes of a block on a path, and the kernel's word for it.
 
     yes; later (only transient obstacles); blocks (the kernel waits, perhaps for ever); endless (it retries until a
-    signal); no; offline (it is already); unknown (too much of it cannot be read).
+    signal); no; offline (it is already); unknown (too much of it cannot be read). Paths that do not ask for memory by
+    the block have none: "".
     """
+    if path not in BLOCK_PATHS:
+        return "", ""
     counts = census.paths[path]
     if not census.block.online:
         return OFFLINE, ""

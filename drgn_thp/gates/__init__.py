@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from functools import lru_cache
+from functools import cache
 
 from ..errors import BadArgument
 from .model import Duration, Gate, Path, Reason, Verdicts
@@ -17,7 +17,7 @@ from .model import Duration, Gate, Path, Reason, Verdicts
 __all__ = ("Duration", "Gate", "Path", "Reason", "Verdicts", "find_path", "find_reason", "paths", "reasons_of")
 
 
-@lru_cache(maxsize=None)
+@cache
 def paths() -> dict[str, Path]:
     """Return every path by name, in alphabetical order."""
     found = {}
@@ -40,7 +40,7 @@ def find_path(name: str) -> Path:
         raise BadArgument(f"no path {name!r}; there are {', '.join(paths())}") from None
 
 
-@lru_cache(maxsize=None)
+@cache
 def reasons_of() -> dict[str, Reason]:
     """Return every reason that any path gives, by name."""
     found = {gate.reason.name: gate.reason for path in paths().values() for gate in path.gates}

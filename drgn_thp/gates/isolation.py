@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..folios import Column, Folios
+from ..folios import Column, Folios, formula
 from ..formulas import extra_references, folio_mapping_is_null, page_mapcount
 from ..kernel import Kernel
 from . import reasons, states
@@ -12,10 +12,12 @@ from .model import Duration, Gate
 FUNCTION = "isolate_migratepages_block()"
 
 
+@formula
 def _looked_at(f: Folios) -> Column:
     return states.lru_or_user(f) & f.lru & (f.refcount > 0) & folio_mapping_is_null(f)
 
 
+@formula
 def _surplus(f: Folios) -> Column:
     return _looked_at(f) & (states.surplus(f) > 0)
 

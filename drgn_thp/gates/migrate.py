@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..folios import Column, Folios
+from ..folios import Column, Folios, formula
 from ..formulas import PageHuge, page_cache
 from ..kernel import Kernel
 from ..mapping_kinds import MigrateOp
@@ -24,6 +24,7 @@ class Mode(Enum):
     SYNC = "MIGRATE_SYNC"
 
 
+@formula
 def _in_migration(f: Folios) -> Column:
     return states.lru_or_user(f) & (f.refcount > 0)
 
@@ -48,6 +49,7 @@ def _secretmem(f: Folios) -> Column:
     return page_cache(f) & (f.migrate_op == MigrateOp.SECRETMEM)
 
 
+@formula
 def _dirty_without_op(f: Folios) -> Column:
     return page_cache(f) & ~PageHuge(f) & f.dirty & (f.migrate_op == MigrateOp.NONE)
 

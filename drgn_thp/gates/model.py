@@ -34,6 +34,8 @@ class Reason:
     name: str
     meaning: str
     advice: str
+    kernel_memory: bool = False
+    """Memory of the kernel's own, of which any host has a lot: reports for people only count it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class Path:
         mask = numpy.zeros(len(f), numpy.uint64)
         primary = numpy.full(len(f), -1, numpy.int16)
         for i, gate in enumerate(self.gates):
-            refused = used & gate.refuses(f)
-            mask[refused] |= numpy.uint64(1 << i)
-            primary[refused & (primary < 0)] = i
+            refused = gate.refuses(f)
+            if refused.any():  # most gates refuse nothing of most tables
+                refused = refused & used
+                mask[refused] |= numpy.uint64(1 << i)
+                primary[refused & (primary < 0)] = i
         return Verdicts(self.gates, primary, mask)

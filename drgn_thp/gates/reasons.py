@@ -14,6 +14,7 @@ RESERVED = Reason(
     "reserved",
     "PG_reserved: boot-time memory, a hole, or memory that the kernel keeps for itself; never migrated, in any zone.",
     "Nothing frees it while the system runs. Boot with movable_node or use only hot-plugged memory for unplug.",
+    kernel_memory=True,
 )
 CMA_PAGEBLOCK = Reason(
     "cma-pageblock",
@@ -29,11 +30,13 @@ SLAB = Reason(
     "slab",
     "Kernel heap (slab or large kmalloc): kernel pointers point into it, so it cannot move.",
     "Shrink caches (vm.drop_caches=2) and hope; keep memory to be unplugged in ZONE_MOVABLE (online_movable).",
+    kernel_memory=True,
 )
 PAGE_TABLE = Reason(
     "page-table",
     "A page table of some process: it cannot move.",
     "It goes when the process exits or unmaps; keep memory to be unplugged in ZONE_MOVABLE (online_movable).",
+    kernel_memory=True,
 )
 PAGE_OFFLINE = Reason(
     "page-offline",
@@ -44,11 +47,13 @@ GUARD_PAGE = Reason(
     "guard-page",
     "A guard page of debug_pagealloc.",
     "Boot without debug_guardpage_minorder.",
+    kernel_memory=True,
 )
 KERNEL_PAGE = Reason(
     "kernel-page",
     "The kernel or a driver allocated the page for itself (stack, vmalloc, buffer, pipe, socket ...): it cannot move.",
-    "Find its owner (page_owner, or drgn's search_memory); keep memory to be unplugged in ZONE_MOVABLE (online_movable).",
+    "Find its owner (page_owner, drgn's search_memory); keep memory to be unplugged in ZONE_MOVABLE.",
+    kernel_memory=True,
 )
 ZERO_PAGE = Reason(
     "zero-page",
@@ -72,7 +77,7 @@ ISOLATED = Reason(
 )
 LRU_BATCH = Reason(
     "lru-batch",
-    "The folio sits in a per-CPU batch on its way to an LRU list, which holds a reference, and this path does not drain it.",
+    "The folio sits in a per-CPU batch, which holds a reference, and this path does not drain it.",
     "Try again; any of: echo 1 > /proc/sys/vm/compact_memory, or an exit or munmap on that CPU, drains the batch.",
 )
 NOT_ON_LRU = Reason(
@@ -187,7 +192,7 @@ DMA_PINNED = Reason(
 )
 EXTRA_REFERENCE = Reason(
     "extra-reference",
-    "Somebody holds references that no part of mm explains: vmsplice, a socket buffer, get_user_pages(), I/O in flight.",
+    "Somebody holds references that no part of mm explains: vmsplice, socket, get_user_pages(), I/O in flight.",
     "Find the holder and make it let go: read the pipe empty, close the socket or ring, wait for the I/O.",
 )
 MISSING_REFERENCE = Reason(

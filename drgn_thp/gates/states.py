@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..folios import Column, Folios
+from ..folios import Column, Folios, formula
 from ..formulas import (
     PageAnon,
     PageHuge,
@@ -20,32 +20,39 @@ from ..mapping_kinds import MigrateOp
 from ..pagetype import PageType
 
 
+@formula
 def lru_or_user(f: Folios) -> Column:
     """Folios that migrate_pages() can be given: not hugetlb, not a driver's."""
     return is_user(f) & ~PageHuge(f) & ~f.huge_zero & ~f.zero_page
 
 
+@formula
 def slab(f: Folios) -> Column:
     return (f.type == PageType.SLAB) | (f.type == PageType.LARGE_KMALLOC)
 
 
+@formula
 def page_table(f: Folios) -> Column:
     return f.type == PageType.TABLE
 
 
+@formula
 def guard(f: Folios) -> Column:
     return f.type == PageType.GUARD
 
 
+@formula
 def page_offline(f: Folios) -> Column:
     """PageOffline that a driver keeps; virtio-mem gives its own back when asked."""
     return (f.type == PageType.OFFLINE) & ~page_has_movable_ops(f) & (f.refcount > 0) & ~f.virtio_mem
 
 
+@formula
 def zero_page(f: Folios) -> Column:
     return f.zero_page | f.huge_zero
 
 
+@formula
 def kernel_page(f: Folios) -> Column:
     """In use, but on no LRU list, of no process and no file, and without a type that says more."""
     plain = (f.type == PageType.NONE) & (f.refcount > 0) & ~is_user(f) & ~f.reserved & ~zero_page(f) & (f.batches == 0)
@@ -53,33 +60,40 @@ def kernel_page(f: Folios) -> Column:
     return (plain | other) & ~page_has_movable_ops(f)
 
 
+@formula
 def off_lru(f: Folios) -> Column:
     """Of a process or file, in use, but on no LRU list and in no batch."""
     return lru_or_user(f) & ~f.lru & (f.refcount > 0) & (f.batches == 0)
 
 
+@formula
 def isolated(f: Folios) -> Column:
     return off_lru(f) & is_isolated(f)
 
 
+@formula
 def not_on_lru(f: Folios) -> Column:
     return off_lru(f) & ~is_isolated(f)
 
 
+@formula
 def in_lru_add_batch(f: Folios) -> Column:
     return ~f.lru & (f.batches > 0) & ~PageHuge(f) & (f.refcount > 0)
 
 
+@formula
 def movable_ops_busy(f: Folios) -> Column:
     # A mapping of exactly 2: the driver has released the page.
     released = (f.mapping == 2) & (not f.kernel.movable_ops_by_type)
     return page_has_movable_ops(f) & (f.movable_isolated | f.locked | released)
 
 
+@formula
 def frozen(f: Folios) -> Column:
     return is_frozen(f)
 
 
+@formula
 def surplus(f: Folios) -> Column:
     """
     References that stand in the way of migration: those that nobody explains, less what a migrate operation allows.
@@ -90,46 +104,57 @@ def surplus(f: Folios) -> Column:
     return extra_references(f) - (f.migrate_op == MigrateOp.AIO) - is_isolated(f)
 
 
+@formula
 def dma_pinned(f: Folios) -> Column:
     return (surplus(f) > 0) & folio_maybe_dma_pinned(f) & ~zero_page(f)
 
 
+@formula
 def extra_reference(f: Folios) -> Column:
     return (surplus(f) > 0) & ~folio_maybe_dma_pinned(f) & ~zero_page(f)
 
 
+@formula
 def missing_reference(f: Folios) -> Column:
     return (surplus(f) < 0) & (f.refcount > 0) & ~zero_page(f)
 
 
+@formula
 def truncated(f: Folios) -> Column:
     """A file folio whose mapping is gone."""
     return lru_or_user(f) & f.lru & ~PageAnon(f) & ~page_cache(f) & ~folio_test_swapcache(f)
 
 
+@formula
 def hugetlb_used(f: Folios) -> Column:
     return PageHuge(f) & (f.refcount > 0)
 
 
+@formula
 def hugetlb_free(f: Folios) -> Column:
     return PageHuge(f) & (f.refcount == 0)
 
 
+@formula
 def hugetlb_busy(f: Folios) -> Column:
     return hugetlb_used(f) & ~f.hugetlb_migratable_flag
 
 
+@formula
 def hugetlb_unsupported(f: Folios) -> Column:
     return PageHuge(f) & ~f.hugetlb_supported
 
 
+@formula
 def hugetlb_gigantic(f: Folios) -> Column:
     return PageHuge(f) & (f.order > f.kernel.max_page_order)
 
 
+@formula
 def hugetlb_no_target(f: Folios) -> Column:
     return hugetlb_used(f) & ~f.hugetlb_target
 
 
+@formula
 def hugetlb_reserved(f: Folios) -> Column:
     return hugetlb_free(f) & ~f.hugetlb_available

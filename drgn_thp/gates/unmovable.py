@@ -8,9 +8,9 @@ reserved ones for movable. What slips through is skipped by the isolation and fo
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Callable
 
-from ..folios import Column, Folios
+from ..folios import Column, Folios, formula
 from ..formulas import is_zone_movable
 from ..kernel import Kernel
 from . import reasons, states
@@ -30,7 +30,7 @@ UNMOVABLE_KINDS: tuple[tuple[Reason, Predicate], ...] = (
 
 
 def unmovable_kinds(
-    kernel: str, lasting: Duration, condition: Optional[Predicate] = None, when: Optional[Callable[[Kernel], bool]] = None
+    kernel: str, lasting: Duration, condition: Predicate | None = None, when: Callable[[Kernel], bool] | None = None
 ) -> tuple[Gate, ...]:
     """
     Return a gate for each kind of page that cannot be isolated, and for those that just now cannot.
@@ -53,11 +53,13 @@ def unmovable_kinds(
     return (*lasting_gates, *passing_gates)
 
 
+@formula
 def _asked(f: Folios) -> Column:
     """Pages that has_unmovable_pages() looks at closely; it takes a page without references for free."""
     return ~is_zone_movable(f) & ((f.order > 0) | (f.refcount > 0))
 
 
+@formula
 def _outside_cma(f: Folios) -> Column:
     return _asked(f) & ~f.pageblock_cma
 
@@ -95,7 +97,9 @@ def has_unmovable_pages(offline: bool) -> tuple[Gate, ...]:
     """
     function = "has_unmovable_pages(): -EBUSY"
     permanent = Duration.PERMANENT
-    gates = [Gate(reasons.PAGEBLOCK_ISOLATED, "set_migratetype_isolate(): -EBUSY", _isolated_pageblock, Duration.TRANSIENT)]
+    gates = [
+        Gate(reasons.PAGEBLOCK_ISOLATED, "set_migratetype_isolate(): -EBUSY", _isolated_pageblock, Duration.TRANSIENT)
+    ]
     if offline:
         gates.append(Gate(reasons.CMA_PAGEBLOCK, function, _cma, permanent))
     gates += [

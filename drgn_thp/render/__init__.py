@@ -11,13 +11,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from typing import Any, Callable, TextIO
 
 Renderer = Callable[[Iterable[dict[str, Any]], TextIO, int], None]
 
 
-@lru_cache(maxsize=None)
+@cache
 def renderers() -> dict[str, Renderer]:
     """Return every output format by name."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))

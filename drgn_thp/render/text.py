@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional, TextIO
+from typing import Any, TextIO
 
 from tabulate import tabulate
 
@@ -23,7 +23,7 @@ def render(records: Iterable[Record], out: TextIO, limit: int) -> None:
     blocks: list[Record] = []
     folios: dict[str, list[Record]] = {}
     left_out: dict[str, int] = {}
-    summary: Optional[Record] = None
+    summary: Record | None = None
     for record in records:
         if record["kind"] == "block":
             blocks.append(record)
@@ -71,7 +71,7 @@ def _blocks(path: str, blocks: list[Record], summary: Record, out: TextIO) -> No
     rows = []
     for block in blocks:
         counts = block["paths"][path]
-        verdict = counts["verdict"] + (f" ({counts['answer']})" if counts["answer"] else "")
+        verdict = (counts["verdict"] or "-") + (f" ({counts['answer']})" if counts["answer"] else "")
         rows.append(
             [
                 "-" if block["block"] is None else str(block["block"]),
@@ -115,7 +115,21 @@ def folio_row(record: Record) -> list[str]:
     ]
 
 
-FOLIO_HEADERS = "pfn order reason duration refs mapped head expected extra pins type mapping also".split()
+FOLIO_HEADERS = [
+    "pfn",
+    "order",
+    "reason",
+    "duration",
+    "refs",
+    "mapped",
+    "head",
+    "expected",
+    "extra",
+    "pins",
+    "type",
+    "mapping",
+    "also",
+]
 
 
 def _folios(path: str, records: list[Record], left_out: int, out: TextIO) -> None:
