@@ -13,7 +13,7 @@ MAX_HEADERS = 1 << 24  # bytes of program or section headers
 MAX_NOTES = 1 << 20
 MAX_SECTION = 64 << 20
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
-_PT_LOAD, _PT_NOTE, _SHT_NOTE, _SHT_NOBITS = 1, 4, 7, 8
+PT_LOAD, PT_NOTE, _SHT_NOTE, _SHT_NOBITS = 1, 4, 7, 8
 _PN_XNUM = 0xFFFF
 _NT_GNU_BUILD_ID = 3
 
@@ -40,7 +40,7 @@ class Elf:
     size: int
 
     def build_id(self) -> bytes | None:
-        pieces = [s for s in self.segments if s.type == _PT_NOTE] + [s for s in self.sections if s.type == _SHT_NOTE]
+        pieces = [s for s in self.segments if s.type == PT_NOTE] + [s for s in self.sections if s.type == _SHT_NOTE]
         for piece in pieces:
             for name, type_, description in self._notes(os.pread(self.fd, min(piece.size, MAX_NOTES), piece.offset)):
                 if name == b"GNU\0" and type_ == _NT_GNU_BUILD_ID:
@@ -70,9 +70,7 @@ class Elf:
     def missing_bytes(self) -> int:
         """Return how many bytes of its segments lie beyond the end of the file."""
         return sum(
-            max(0, s.offset + s.size - max(self.size, s.offset))
-            for s in self.segments
-            if s.type in (_PT_LOAD, _PT_NOTE)
+            max(0, s.offset + s.size - max(self.size, s.offset)) for s in self.segments if s.type in (PT_LOAD, PT_NOTE)
         )
 
 
