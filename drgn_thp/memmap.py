@@ -25,6 +25,7 @@ CHUNK_BYTES = 1 << 21
 MAX_FOLIO_ORDER = 22  # 16 GiB of 4 KiB pages: the largest gigantic page of any supported architecture
 _ALL_ONES = 0xFFFFFFFFFFFFFFFF
 _ONE = numpy.uint64(1)
+_SIGN = numpy.uint64(1 << 31)
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,6 @@ class Memmap:
         if {type_word.offset - offset, refcount.offset - offset} != {0, 4}:
             raise UnknownLayout("_mapcount and _refcount of struct page are not neighbours")
         self._counts = Field(type_word.fact, 0, offset, numpy.dtype(type_word.dtype.byteorder + "u8"), None, None)
-        free = bytearray(8)  # _refcount 0, _mapcount -1
-        free[type_word.offset - offset : type_word.offset - offset + 4] = b"\xff\xff\xff\xff"
-        self._free_counts = numpy.frombuffer(bytes(free), self._counts.dtype)[0]
         little = type_word.dtype.byteorder != ">"
         self._refcount_high = (refcount.offset > type_word.offset) == little
         # A free hugetlb folio has a type since v6.10; before, nothing but PG_head tells it from free memory.
@@ -156,13 +154,13 @@ class Memmap:
         """
         Find the struct pages of a chunk that describe something.
 
-        A struct page without references, without mappings or a type, neither locked nor a head, is a free page behind
-        the first of its buddies or on a per-CPU list, or a tail that no page table maps. (A folio that is frozen for
-        migration or split has no references, but is locked; a free hugetlb folio of old kernels is a head.)
+        A struct page without references and without a type, neither locked nor a head, is a free page behind the first of
+        its buddies or on a per-CPU list, or a tail. (A folio that is frozen for migration or split has no references,
+        but is locked; a free hugetlb folio of old kernels is a head.)
         """
         flags, counts = self._column(chunk, self._flags), self._column(chunk, self._counts)
         mapping = self._column(chunk, self._mapping)
-        interesting = counts != self._free_counts
+        interesting = self._referenced_or_typed(counts)
         if interesting.all():
             rows, state, counts = self._indices[: chunk.count], flags & self.state_mask, counts.copy()
         else:
@@ -174,6 +172,19 @@ class Memmap:
             keep = (~drop).nonzero()[0]
             rows, state, counts, mapping = rows[keep], state[keep], counts[keep], mapping[keep]
         return Live(rows, state, counts, mapping, poisoned)
+
+    def _referenced_or_typed(self, counts: Column) -> Column:
+        """
+        Return which pairs of counts have a reference count, or a page type: not just a map count, as tails have.
+
+        With the sign of the map count turned round, pairs without a reference and with a map count of -1 or more are
+        neighbours, so that one comparison finds all others.
+        """
+        if not self._refcount_high:
+            return (self._references(counts) != 0) | ~self._has_mapcount(counts)
+        moved = counts ^ _SIGN
+        moved -= _SIGN - _ONE
+        return moved > _SIGN
 
     def _not_folios(self, chunk: Chunk, rows: Column, state: Column, counts: Column) -> tuple[Column | None, int]:
         """Return a mask of the rows that are no folios (None if all are), and how many were never initialised."""
@@ -203,10 +214,13 @@ class Memmap:
             return counts.view(numpy.int64) >> 32
         return counts.astype(numpy.uint32).view(numpy.int32)
 
+    def _has_mapcount(self, counts: Column) -> Column:
+        """Return which pairs of counts have a map count, not a page type (PAGE_MAPCOUNT_RESERVE and above)."""
+        return (counts if self._refcount_high else counts >> numpy.uint64(32)).astype(numpy.int32) >= -128
+
     def untyped(self, state: Column, counts: Column) -> Column:
         """Return which rows have a map count, not a page type, and are not slab."""
-        words = (counts if self._refcount_high else counts >> numpy.uint64(32)).astype(numpy.int32)
-        result: Column = words >= -128
+        result = self._has_mapcount(counts)
         if self._slab:
             result &= (state & self._slab) == 0
         return result

@@ -23,16 +23,16 @@ from .context import Context, needs_buffers
 from .folios import Column, Folios
 from .gates import Gate, Path, Reason
 from .looks import Looks, distinct
-from .memmap import Chunk, Live, Rows, concatenate
+from .memmap import CHUNK_BYTES, Chunk, Live, Rows, concatenate
 
-PENDING_ROWS = 4096
+PENDING_ROWS = 16384
 """How many folios wait to be judged together: one call of numpy costs as much for one as for a few hundred."""
 KEPT_ROWS = 32768
 """How many refused folios may wait until their blocks are handed out."""
 _SMALLEST_READ = 64  # struct pages: where a read fails, this much is given up at least
 
 
-HELD_CHUNKS = 16
+HELD_CHUNKS = 8
 MAX_WAITING = 4096
 """How many blocks may wait to be handed out."""
 _LOW_BITS = numpy.uint64(formulas.PAGE_MAPPING_FLAGS)
@@ -168,6 +168,21 @@ class _Held:
     """... and how long it is."""
 
 
+def _runs(live: Live) -> tuple[Column, Column]:
+    """Return where runs of rows with the same words begin, and how long each is."""
+    changes = live.state[1:] != live.state[:-1]
+    changes |= live.counts[1:] != live.counts[:-1]
+    changes |= live.mapping[1:] != live.mapping[:-1]
+    ends = changes.nonzero()[0]
+    starts = numpy.empty(len(ends) + 1, numpy.intp)
+    starts[0] = 0
+    starts[1:] = ends + 1
+    lengths = numpy.empty_like(starts)
+    lengths[:-1] = starts[1:] - starts[:-1]
+    lengths[-1] = len(live.rows) - starts[-1]
+    return starts, lengths
+
+
 class Scan:
     """
     One pass over memory.
@@ -196,6 +211,9 @@ class Scan:
         self._held: list[_Held] = []
         self._kept_rows = 0
         self._special = context.special_pfns()
+        # glibc maps and clears new pages for every large buffer, until one larger still has been freed; then it keeps
+        # them on its heap.
+        bytes(8 * CHUNK_BYTES)
 
     # -- one block after another ---------------------------------------------------------------------------------------
 
@@ -265,33 +283,39 @@ class Scan:
         open_.census.poisoned += live.poisoned
         if not len(live.rows):
             return
-        memmap = self.context.memmap
-        rows, counts = live.rows, live.counts
-        state = self._kinds(live)
-        state <<= memmap.kind_shift
-        state |= live.state
+        # Neighbours are often alike: look at one of each run.
+        starts, lengths = _runs(live)
+        state, counts = live.state[starts], live.counts[starts]
+        kinds = self._kinds(live.mapping[starts], state, counts)
+        kinds <<= self.context.memmap.kind_shift
+        state |= kinds
+        # A large folio's state is more than its first struct page.
+        single = state & self.context.memmap.head
         odd = self._odd_rows(chunk, live)
-        single = state & memmap.head  # a large folio's state is more than its first struct page
         if odd is not None:
-            single |= odd
-        queued = single.nonzero()[0]
-        if len(queued):
+            single |= numpy.logical_or.reduceat(odd, starts)
+        if single.any():
+            expanded = numpy.repeat(single != 0, lengths)
+            queued = expanded.nonzero()[0]
             apart = numpy.zeros(len(queued), dtype=bool) if odd is None else odd[queued]
-            self._queue(open_, chunk, rows[queued], Looks(state[queued], counts[queued], apart))
+            looks = Looks(numpy.repeat(state, lengths)[queued], live.counts[queued], apart)
+            self._queue(open_, chunk, live.rows[queued], looks)
             small = (single == 0).nonzero()[0]
-            rows, state, counts = rows[small], state[small], counts[small]
+            state, counts, lengths = state[small], counts[small], lengths[small]
+            rows = live.rows[~expanded]
+        else:
+            rows = live.rows
         if len(rows):
-            self._count(open_, chunk, rows, state, counts)
+            self._count(_Held(open_, chunk, rows, self._classes.lookup(state, counts), lengths), state, counts)
 
-    def _kinds(self, live: Live) -> Column:
-        """Return the kind of mapping of each row, as far as its struct page has a mapping at all."""
-        kinds = live.mapping & _LOW_BITS
+    def _kinds(self, mapping: Column, state: Column, counts: Column) -> Column:
+        """Return the kind of each mapping, as far as the struct page has a mapping at all."""
+        kinds = mapping & _LOW_BITS
         rows = (kinds == 0).nonzero()[0]
         if len(rows):
-            mapping = live.mapping[rows]
-            pointers = self.context.memmap.untyped(live.state[rows], live.counts[rows])
-            pointers &= mapping != 0
-            kinds[rows] = self.context.mappings.kinds_of(mapping, pointers)
+            pointers = self.context.memmap.untyped(state[rows], counts[rows])
+            pointers &= mapping[rows] != 0
+            kinds[rows] = self.context.mappings.kinds_of(mapping[rows], pointers)
         return kinds
 
     def _odd_rows(self, chunk: Chunk, live: Live) -> Column | None:
@@ -319,35 +343,26 @@ class Scan:
         if self._pending_rows >= PENDING_ROWS:
             self._judge()
 
-    def _count(self, open_: _Open, chunk: Chunk, rows: Column, state: Column, counts: Column) -> None:
-        # Neighbours are often alike: look up one of each run.
-        changes = state[1:] != state[:-1]
-        changes |= counts[1:] != counts[:-1]
-        ends = changes.nonzero()[0]
-        starts = numpy.empty(len(ends) + 1, numpy.intp)
-        starts[0] = 0
-        starts[1:] = ends + 1
-        lengths = numpy.empty_like(starts)
-        lengths[:-1] = starts[1:] - starts[:-1]
-        lengths[-1] = len(rows) - starts[-1]
-        state, counts = state[starts], counts[starts]
-        numbers = self._classes.lookup(state, counts)
+    def _count(self, found: _Held, state: Column, counts: Column) -> None:
+        """Count small folios by class; new classes are judged later."""
+        open_, numbers = found.open, found.numbers
         unknown = (numbers == UNKNOWN).nonzero()[0]
         if len(unknown):
             numbers[unknown], examples = self._classes.add(state[unknown], counts[unknown])
-            self._examples.append(self.context.memmap.rows(chunk, rows[starts[unknown[examples]]]))
-        weights = numpy.bincount(numbers, lengths, len(open_.weights)).astype(numpy.int64)
+            first = numpy.cumsum(found.lengths) - found.lengths
+            rows = found.rows[first[unknown[examples]]]
+            self._examples.append(self.context.memmap.rows(found.chunk, rows))
+        weights = numpy.bincount(numbers, found.lengths, len(open_.weights)).astype(numpy.int64)
         present = weights > 0
         weights[: len(open_.weights)] += open_.weights
         open_.weights = weights
         judged = len(self._tally.kept)
-        held = _Held(open_, chunk, rows, numbers, lengths)
         if present[judged:].any():
-            self._held.append(held)
+            self._held.append(found)
             if len(self._held) >= HELD_CHUNKS:
                 self._judge()
         elif (present[:judged] & self._tally.individual[: len(present)]).any():
-            self._keep_rows(held)
+            self._keep_rows(found)
 
     def _keep_rows(self, held: _Held) -> None:
         """Copy the folios of a chunk that are wanted themselves; queue those that must be judged one by one."""

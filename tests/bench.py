@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import sys
 import time
 from typing import Callable
 
@@ -24,22 +23,20 @@ from drgn_thp.scan import Scan
 from drgn_thp.target import TargetSpec, open_target
 
 PATHS = ("contig", "offline")
+PIECE_BYTES = 1 << 20
 LOOP_PAGES = 2000
 
 
-def least(function: Callable[[], object], rounds: int) -> float:
-    """Return the least processor time of some calls."""
-    times = []
-    for _ in range(rounds):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return min(times)
+def timed(function: Callable[[], object]) -> float:
+    """Return the processor time of a call."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
 
 
 def ranges(context: Context) -> list[tuple[int, int]]:
-    """Return the pieces in which the scan reads the memmap."""
-    size = context.memmap.pages_per_chunk
+    """Return the memmap in pieces of 1 MiB."""
+    size = PIECE_BYTES // context.memmap.size
     pieces = []
     for start, end in context.sections.runs():
         while start < end:
@@ -92,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("core")
     parser.add_argument("symbols")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     target = open_target(TargetSpec(core=arguments.core, symbols=(arguments.symbols,), default_symbols="main"))
     start = time.process_time()
@@ -104,8 +101,13 @@ def main() -> None:
     before = peak_mib()
     refused = scan_all(context, target.prog)
     memory = peak_mib() - before
-    reading = least(lambda: read_all(context), arguments.rounds)
-    scanning = least(lambda: scan_all(context, target.prog), arguments.rounds)
+    # In turn, so that a change of the machine's speed meets both.
+    rounds = [
+        (timed(lambda: read_all(context)), timed(lambda: scan_all(context, target.prog)))
+        for _ in range(arguments.rounds)
+    ]
+    reading, scanning = (min(times) for times in zip(*rounds))
+    ratios = sorted(scan / read for read, scan in rounds)
     step = max(pages // LOOP_PAGES, 1)
     looked_at = 0
     start = time.process_time()
@@ -118,11 +120,14 @@ def main() -> None:
     print(f"context of the target     {opening:8.3f} s")
     print(f"reading                   {reading:8.3f} s  {reading / pages * 1e9:8.1f} ns a page")
     print(f"scan                      {scanning:8.3f} s  {scanning / pages * 1e9:8.1f} ns a page")
-    print(f"loop with drgn's helpers  {looping:8.1f} s  {looping / pages * 1e9:8.1f} ns a page (from {looked_at} pages)")
-    print(f"scan / reading            {scanning / reading:8.2f}")
+    print(
+        f"loop with drgn's helpers  {looping:8.1f} s  {looping / pages * 1e9:8.1f} ns a page ({looked_at} pages tried)"
+    )
+    middle = ratios[len(ratios) // 2]
+    print(f"scan / reading            {scanning / reading:8.2f}  (round by round: median {middle:.2f})")
     print(f"loop / scan               {looping / scanning:8.0f}")
     print(f"peak memory of the scan   {memory:8.1f} MiB above the opened Program")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
