@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from drgn import FaultError, Program
-from drgn.helpers.linux.mm import decode_memory_block_state_value, for_each_memory_block
+from drgn import FaultError, Program, sizeof
+from drgn.helpers.linux.mm import for_each_memory_block
 
+from .layout import find_type, is_little_endian
 from .sections import Sections
 
 ONLINE, OFFLINE = "online", "offline"
@@ -36,12 +38,15 @@ class Block:
         return self.state != OFFLINE
 
 
-def _state(prog: Program, value: int) -> str:
-    try:
-        name = decode_memory_block_state_value(prog, value)
-    except (KeyError, LookupError, ValueError):
-        return f"unknown-{value}"
-    return name.replace("MEM_", "").lower().replace("_", "-")
+# include/linux/memory.h until 1a4f70f6851a ("mm: convert memory block states (MEM_*) macros to enum") (in v6.19).
+_STATE_MACROS = {1 << 0: "MEM_ONLINE", 1 << 1: "MEM_GOING_OFFLINE", 1 << 2: "MEM_OFFLINE", 1 << 3: "MEM_GOING_ONLINE"}
+
+
+def _states(prog: Program) -> dict[int, str]:
+    """Return the names of memory block states: ours are the kernel's without MEM_."""
+    enum = find_type(prog, "enum memory_block_state")
+    names = _STATE_MACROS if enum is None else {int(e.value): e.name for e in enum.enumerators or ()}
+    return {value: name.replace("MEM_", "").lower().replace("_", "-") for value, name in names.items()}
 
 
 def _sections_per_block(prog: Program, sections: Sections) -> int:
@@ -50,6 +55,26 @@ def _sections_per_block(prog: Program, sections: Sections) -> int:
     except (LookupError, FaultError):
         size = 0
     return size if 0 < size <= MAX_BLOCKS else 1
+
+
+class _Members:
+    """Reads the members of ``struct memory_block`` that count, all at once: there may be a hundred thousand of them."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        type_ = prog.type("struct memory_block")
+        self._order: Literal["little", "big"] = "little" if is_little_endian(prog) else "big"
+        self._places = []
+        for name in ("start_section_nr", "state"):
+            member = type_.member(name)
+            self._places.append((member.bit_offset // 8, sizeof(member.type)))
+        self._size = max(offset + size for offset, size in self._places)
+
+    def read(self, address: int) -> tuple[int, int]:
+        """Return the number of the first section and the state."""
+        data = self._prog.read(address, self._size)
+        start, state = (int.from_bytes(data[at : at + size], self._order) for at, size in self._places)
+        return start, state
 
 
 def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[str]]:
@@ -61,15 +86,16 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
     per_block = _sections_per_block(prog, sections)
     notes: list[str] = []
     blocks: list[Block] = []
+    size = sections.pages_per_section
     try:
+        members, states = _Members(prog), _states(prog)
         for memory_block in for_each_memory_block(prog):
             if len(blocks) >= MAX_BLOCKS:
                 notes.append(f"more than {MAX_BLOCKS} memory blocks: the list is damaged")
                 break
-            start = int(memory_block.start_section_nr)
-            state = _state(prog, int(memory_block.state))
-            size = sections.pages_per_section
-            blocks.append(Block(start // per_block, start * size, (start + per_block) * size, state))
+            start, state = members.read(int(memory_block.value_()))
+            name = states.get(state, f"unknown-{state}")
+            blocks.append(Block(start // per_block, start * size, (start + per_block) * size, name))
     except LookupError:
         notes.append("this kernel has no memory blocks (CONFIG_MEMORY_HOTPLUG)")
     except FaultError as error:

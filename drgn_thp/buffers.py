@@ -7,12 +7,14 @@ References of the per-CPU lists of recently used buffers (bh_lrus) do not count:
 
 from __future__ import annotations
 
+from typing import Literal
+
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
 from .errors import UnknownLayout
-from .layout import find_type
+from .layout import find_type, is_little_endian
 
 MAX_BUFFERS = 4096  # per folio: 2 MiB of 512-byte blocks
 
@@ -26,6 +28,7 @@ class Buffers:
         if type_ is None or type_.size is None:
             raise UnknownLayout("struct buffer_head not found")
         self._size = type_.size
+        self._order: Literal["little", "big"] = "little" if is_little_endian(prog) else "big"
         self._next = type_.member("b_this_page").bit_offset // 8
         self._count = type_.member("b_count").bit_offset // 8
         self._recent: dict[int, int] = {}
@@ -55,10 +58,10 @@ class Buffers:
         address = first
         for _ in range(MAX_BUFFERS):
             data = self.prog.read(address, self._size)
-            count = int.from_bytes(data[self._count : self._count + 4], "little", signed=True)
+            count = int.from_bytes(data[self._count : self._count + 4], self._order, signed=True)
             if count > self._recent.get(address, 0):
                 return True
-            address = int.from_bytes(data[self._next : self._next + 8], "little")
+            address = int.from_bytes(data[self._next : self._next + 8], self._order)
             if address == first:
                 return False
         raise FaultError("endless ring of buffer heads", first)

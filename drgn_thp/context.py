@@ -105,8 +105,8 @@ class Context:
         f.attach(**hugetlb_columns(self.hstates, f))
         f.attach(
             batches=self._batches(rows.pfn),
-            zero_page=numpy.isin(rows.pfn, self.zero_pfns),
-            huge_zero=numpy.isin(rows.pfn, self.huge_zero_pfns),
+            zero_page=_any_of(rows.pfn, self.zero_pfns),
+            huge_zero=_any_of(rows.pfn, self.huge_zero_pfns),
             virtio_mem=self._in_virtio_mem(rows.pfn),
             **self._pageblock_columns(rows.pfn),
         )
@@ -116,8 +116,8 @@ class Context:
     @cached_property
     def _batched(self) -> tuple[Column, Column]:
         """The page frames in batches, and how often."""
-        pfns = numpy.array([entry.pfn for entry in self.batches.entries], numpy.int64)
-        return numpy.unique(pfns, return_counts=True)
+        counts = sorted(self.batches.counts().items())
+        return numpy.array([pfn for pfn, _ in counts], numpy.int64), numpy.array([number for _, number in counts])
 
     def _batches(self, pfn: Column) -> Column:
         pfns, counts = self._batched
@@ -136,8 +136,8 @@ class Context:
         """Return which folios lie in pageblocks that are CMA's, or isolated."""
         columns = {name: numpy.zeros(len(pfn), dtype=bool) for name in ("pageblock_cma", "pageblock_isolated")}
         section = pfn // self.sections.pages_per_section
-        for number in numpy.unique(section):
-            odd = self.odd_pageblocks(int(number))
+        for number in sorted(set(section.tolist())):
+            odd = self.odd_pageblocks(number)
             if odd is not None:
                 rows = numpy.flatnonzero(section == number)
                 index = (pfn[rows] % self.sections.pages_per_section) >> self.pageblocks.pageblock_order
@@ -175,6 +175,13 @@ class Context:
 def needs_buffers(f: Folios) -> Column:
     """Return which folios' buffer heads have to be looked at."""
     return page_cache(f) & f.private_flag & (f.migrate_op == MigrateOp.BUFFER_NOREFS)
+
+
+def _any_of(pfn: Column, pfns: tuple[int, ...]) -> Column:
+    result = numpy.zeros(len(pfn), dtype=bool)
+    for one in pfns:
+        result |= pfn == one
+    return result
 
 
 def _pfn_of(prog: Program, layout: Layout, page: int) -> int | None:

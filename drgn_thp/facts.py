@@ -24,6 +24,8 @@ class At:
     """Index of the ``struct page`` from whose start a ``struct page`` member counts (1 = first tail page)."""
     mask: int | None = None
     since: str = ""
+    address_masks: bool = False
+    """The value may be a mask for the struct page's own address instead of an address."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ FACTS: tuple[Fact, ...] = (
     _fact(
         "compound_word",
         "u8",
-        At("struct page", "compound_info"),
+        At("struct page", "compound_info", address_masks=True),
         At("struct page", "compound_head", since='1d798ca3f164 ("mm: make compound_head() robust") (in v4.4)'),
         required=True,
     ),
@@ -167,13 +169,6 @@ FACTS: tuple[Fact, ...] = (
         ),
     ),
     _large_fact("compound_dtor", "u1", At("struct page", "compound_dtor", page=1)),
-    # The next pointer of the list: it points to itself while the folio is not queued.
-    _large_fact(
-        "deferred_list_next",
-        "u8",
-        At("struct folio", "_deferred_list.next"),
-        At("struct page", "deferred_list.next", page=2),
-    ),
 )
 
 FLAGS: tuple[Flag, ...] = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
-from drgn import Program, Type, TypeKind
+from drgn import PlatformFlags, Program, Type, TypeKind
 
 from .errors import UnknownLayout
 from .facts import FACTS, FLAGS, At, Fact
@@ -21,7 +21,7 @@ from .pagetype import (
     PageTypeEncoding,
 )
 
-STRUCT_PAGES_WITH_FACTS = 4  # struct folio describes the head and three tail pages
+MAX_STRUCT_PAGES = 4  # struct folio describes the head and three tail pages
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Layout:
     zone_names: tuple[str, ...]
     enumerators: dict[str, int]
 
+    @property
+    def struct_pages(self) -> int:
+        """How many struct pages of a folio hold facts."""
+        return 1 + max(field.page for field in self.fields.values())
+
     def flag(self, name: str) -> int:
         return self.flag_masks[name]
 
@@ -109,6 +114,12 @@ def has_symbol(prog: Program, name: str) -> bool:
     except LookupError:
         return False
     return True
+
+
+def is_little_endian(prog: Program) -> bool:
+    """Return the byte order of the target."""
+    platform = prog.platform
+    return platform is not None and bool(platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)
 
 
 def _resolve(prog: Program, place: At, size: int, fact: Fact, order: str) -> Field | None:
@@ -215,14 +226,14 @@ def read_layout(prog: Program) -> Layout:
     page = find_type(prog, "struct page")
     if page is None or page.size is None:
         raise UnknownLayout("struct page not found: no debugging information, or not a Linux kernel")
-    if prog.platform is None or not prog.platform.flags & prog.platform.flags.IS_64_BIT:
+    if prog.platform is None or not prog.platform.flags & PlatformFlags.IS_64_BIT:
         raise UnknownLayout("only 64-bit kernels are supported")
-    order = "<" if prog.platform.flags & prog.platform.flags.IS_LITTLE_ENDIAN else ">"
+    order = "<" if is_little_endian(prog) else ">"
     fields = {}
     for fact in FACTS:
         field = next(filter(None, (_resolve(prog, place, page.size, fact, order) for place in fact.places)), None)
         if field is not None:
-            if field.page >= STRUCT_PAGES_WITH_FACTS:
+            if field.page >= MAX_STRUCT_PAGES:
                 raise UnknownLayout(f"{fact.name} lies in struct page {field.page} of the folio")
             fields[fact.name] = field
         elif fact.required:
@@ -243,6 +254,7 @@ def read_layout(prog: Program) -> Layout:
         raise UnknownLayout("this kernel has no virtual memory map (CONFIG_SPARSEMEM_VMEMMAP)") from None
     zone, node, zone_names = _zone_and_node(prog)
     enumerators = {name: find_enumerator(prog, name) for name in ENUMERATORS}
+    place = fields["compound_word"].place
     return Layout(
         page_struct_size=page.size,
         vmemmap=vmemmap,
@@ -250,7 +262,7 @@ def read_layout(prog: Program) -> Layout:
         facts={fact.name: fact for fact in FACTS},
         flag_masks=bits,
         flag_pages={flag.name: flag.page for flag in FLAGS},
-        tails_hold_masks=fields["compound_word"].place == At("struct page", "compound_info"),
+        tails_hold_masks=place is not None and place.address_masks,
         types=_page_types(prog),
         hugetlb_dtor=find_enumerator(prog, "HUGETLB_PAGE_DTOR"),
         zone=zone,

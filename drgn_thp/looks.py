@@ -8,26 +8,25 @@ from dataclasses import dataclass
 import numpy
 
 from .folios import Column
-from .memmap import Memmap, Rows
+from .formulas import FOLIO_MM_IDS_SHARED
+from .layout import Layout
+from .memmap import Rows
 
-# Facts of the struct pages behind the first. (Of private, only hugetlb's flag counts.)
-LARGE_FACTS = (
-    "order",
-    "large_flags",
-    "entire_mapcount",
-    "large_mapcount",
-    "pincount",
-    "mm_ids",
-    "compound_dtor",
-    "subpage_mapcounts",
-    "hugetlb_migratable_flag",
-    "broken",
-)
+# Facts of the struct pages behind the first, with the bits that count; all of them if None.
+_LARGE_FACTS = {
+    "large_flags": None,
+    "order": None,
+    "entire_mapcount": None,
+    "large_mapcount": None,
+    "pincount": None,
+    "mm_ids": FOLIO_MM_IDS_SHARED,
+    "compound_dtor": None,
+}
 
 
 @dataclass(frozen=True)
 class Looks:
-    """The looks of some folios."""
+    """The looks of some folios, as far as their first struct page shows them."""
 
     state: Column
     """The flags that matter, with the kind of mapping in spare bits."""
@@ -45,32 +44,77 @@ class Looks:
         )
 
 
-def distinct(memmap: Memmap, rows: Rows, looks: Looks) -> tuple[Column, Column]:
-    """
-    Return the rows that differ from each other, and for every row which of these it is like.
+class Glance:
+    """Compares folios by the words of their struct pages in which facts lie."""
 
-    Rows are sorted by a mixture of their facts; whether two are equal is then decided by the facts themselves.
-    """
-    large = numpy.flatnonzero(rows.order > 0)
-    columns = [looks.state, looks.counts, numpy.where(looks.apart, rows.pfn + 1, 0)]
-    f = memmap.folios(rows.select(large))
-    for name in LARGE_FACTS:
-        column = numpy.zeros(len(rows), numpy.uint64)
-        column[large] = getattr(f, name).astype(numpy.uint64)
-        columns.append(column)
-    broken = numpy.flatnonzero(rows.broken)
-    columns[2][broken] = rows.pfn[broken] + 1
-    mixture = numpy.zeros(len(rows), numpy.uint64)
-    for column in columns:
-        mixture = (mixture ^ column.astype(numpy.uint64)) * numpy.uint64(0x9E3779B97F4A7C15)
-        mixture ^= mixture >> numpy.uint64(29)
-    _, chosen, which = numpy.unique(mixture, return_index=True, return_inverse=True)
-    which = which.reshape(-1)
-    equal = numpy.ones(len(rows), dtype=bool)
-    for column in columns:
-        equal &= column == column[chosen[which]]
-    strangers = numpy.flatnonzero(~equal)
-    if len(strangers):  # equal mixtures of different facts: each for itself
-        which[strangers] = len(chosen) + numpy.arange(len(strangers))
-        chosen = numpy.concatenate((chosen, strangers))
-    return chosen, which
+    def __init__(self, layout: Layout) -> None:
+        size = layout.page_struct_size
+        masks = [bytearray(size) for _ in range(layout.struct_pages)]
+        for name, bits in _LARGE_FACTS.items():
+            field = layout.fields.get(name)
+            if field is not None:
+                width = field.dtype.itemsize
+                wanted = (1 << 8 * width) - 1 if bits is None else bits
+                wanted &= (1 << 8 * width) - 1 if field.mask is None else field.mask
+                if name == "large_flags":
+                    wanted = sum(bit for flag, bit in layout.flag_masks.items() if layout.flag_pages[flag])
+                self._add(masks[field.page], field.offset, wanted, width, field.dtype.byteorder)
+        # On kernels before v5.13 hugetlb's "active" mark is PG_private of the first tail page; since, a bit of private.
+        bit = layout.enumerators.get("HPG_migratable")
+        flags, private = layout.fields["flags"], layout.fields["private"]
+        if bit is None:
+            self._add(masks[1], flags.offset, layout.flag("private_flag"), 8, flags.dtype.byteorder)
+        self._private = None if bit is None else (private.offset // 8, numpy.uint64(1 << bit))
+        self._words = [
+            (page, index, numpy.uint64(word))
+            for page, mask in enumerate(masks)
+            for index, word in enumerate(numpy.frombuffer(bytes(mask), numpy.uint64).tolist())
+            if word
+        ]
+
+    @staticmethod
+    def _add(mask: bytearray, offset: int, bits: int, width: int, byteorder: str) -> None:
+        for i, byte in enumerate(bits.to_bytes(width, "big" if byteorder == ">" else "little")):
+            mask[offset + i] |= byte
+
+    def _columns(self, rows: Rows, looks: Looks) -> list[Column]:
+        columns = [
+            looks.state,
+            looks.counts,
+            numpy.where(looks.apart | rows.broken, rows.pfn + 1, 0).view(numpy.uint64),
+            rows.subpage_mapcounts.view(numpy.uint64),
+        ]
+        words = [page.view(numpy.uint64) for page in rows.pages]
+        columns += [words[page][:, index] & mask for page, index, mask in self._words]
+        if self._private is not None:
+            columns.append(numpy.where(rows.order > 0, words[0][:, self._private[0]] & self._private[1], 0))
+        return columns
+
+    def distinct(self, rows: Rows, looks: Looks) -> tuple[Column, Column]:
+        """
+        Return the rows that differ from each other, and for every row which of these it is like.
+
+        Rows are sorted by a mixture of their words; whether two are equal is then decided by the words themselves.
+        """
+        columns = self._columns(rows, looks)
+        mixture = numpy.zeros(len(rows), numpy.uint64)
+        for column in columns:
+            mixture ^= column
+            mixture *= numpy.uint64(0x9E3779B97F4A7C15)
+            mixture ^= mixture >> numpy.uint64(29)
+        order = numpy.argsort(mixture)
+        ordered = mixture[order]
+        first = numpy.ones(len(rows), dtype=bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        chosen = order[first]
+        which = numpy.empty(len(rows), numpy.intp)
+        which[order] = numpy.cumsum(first) - 1
+        equal = numpy.ones(len(rows), dtype=bool)
+        like = chosen[which]
+        for column in columns:
+            equal &= column == column[like]
+        strangers = (~equal).nonzero()[0]
+        if len(strangers):  # equal mixtures of different words: each for itself
+            which[strangers] = len(chosen) + numpy.arange(len(strangers))
+            chosen = numpy.concatenate((chosen, strangers))
+        return chosen, which

@@ -15,7 +15,7 @@ from drgn import FaultError, Program
 
 from .errors import UnknownLayout
 from .folios import Column
-from .layout import Layout, find_type
+from .layout import Layout, find_type, is_little_endian
 from .mapping_kinds import MappingKind, MigrateOp
 
 # By the name of the function without "_folio", "_page" or "page" at its end.
@@ -71,6 +71,7 @@ class Mappings:
         if space is None or operations is None or space.size is None:
             raise UnknownLayout("struct address_space not found")
         self._size = space.size
+        self._order: Literal["little", "big"] = "little" if is_little_endian(prog) else "big"
         self._a_ops = space.member("a_ops").bit_offset // 8
         self._flags = space.member("flags").bit_offset // 8
         names = ("migrate_folio", "migratepage")  # renamed in v6.0
@@ -104,9 +105,9 @@ class Mappings:
         kinds = self._slots[slots]
         misses = numpy.flatnonzero(self._pointers[slots] != pointers)
         if len(misses):
-            distinct, inverse = numpy.unique(pointers[misses], return_inverse=True)
-            found = numpy.array([self._resolve(int(pointer)) for pointer in distinct], numpy.int32)
-            kinds[misses] = found[inverse.reshape(-1)]
+            missing = pointers[misses].tolist()
+            found = {pointer: self._resolve(pointer) for pointer in set(missing)}
+            kinds[misses] = [found[pointer] for pointer in missing]
             self._pointers[slots[misses]] = pointers[misses]
             self._slots[slots[misses]] = kinds[misses]
         return kinds
@@ -114,8 +115,8 @@ class Mappings:
     def _resolve(self, pointer: int) -> int:
         try:
             data = self.prog.read(pointer, self._size)
-            a_ops = int.from_bytes(data[self._a_ops : self._a_ops + 8], self._order())
-            flags = int.from_bytes(data[self._flags : self._flags + 8], self._order())
+            a_ops = int.from_bytes(data[self._a_ops : self._a_ops + 8], self._order)
+            flags = int.from_bytes(data[self._flags : self._flags + 8], self._order)
             name, migrate, function, writepage = self._operations(a_ops)
         except FaultError:
             self.unreadable += 1
@@ -131,11 +132,6 @@ class Mappings:
             self.kinds.append(MappingKind(name, migrate, function, writepage, inaccessible, min_order))
             self._numbers[key] = number
         return number
-
-    def _order(self) -> Literal["little", "big"]:
-        platform = self.prog.platform
-        little = platform is not None and bool(platform.flags & platform.flags.IS_LITTLE_ENDIAN)
-        return "little" if little else "big"
 
     def _operations(self, a_ops: int) -> tuple[str, MigrateOp, str, bool]:
         """

@@ -18,7 +18,7 @@ from drgn import Program
 from .errors import UnknownLayout
 from .folios import Column, Folios
 from .kernel import Kernel
-from .layout import STRUCT_PAGES_WITH_FACTS, Field, Layout
+from .layout import Field, Layout
 from .pagetype import PageType
 
 CHUNK_BYTES = 1 << 21
@@ -26,6 +26,9 @@ MAX_FOLIO_ORDER = 22  # 16 GiB of 4 KiB pages: the largest gigantic page of any 
 _ALL_ONES = 0xFFFFFFFFFFFFFFFF
 _ONE = numpy.uint64(1)
 _SIGN = numpy.uint64(1 << 31)
+_NO_ROWS = numpy.zeros(0, numpy.intp)
+GROUP_ORDER = 9
+GROUP = 1 << GROUP_ORDER  # struct pages that are skipped together, if at all
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def concatenate(parts: list[Rows]) -> Rows:
     """Return one table with the rows of several."""
     return Rows(
         numpy.concatenate([part.pfn for part in parts]),
-        tuple(numpy.concatenate([part.pages[i] for part in parts]) for i in range(STRUCT_PAGES_WITH_FACTS)),
+        tuple(numpy.concatenate([part.pages[i] for part in parts]) for i in range(len(parts[0].pages))),
         numpy.concatenate([part.order for part in parts]),
         numpy.concatenate([part.subpage_mapcounts for part in parts]),
         numpy.concatenate([part.broken for part in parts]),
@@ -132,8 +135,15 @@ class Memmap:
             raise UnknownLayout("the flags word of struct page has no 16 spare bits in a row")
         self.kind_shift = numpy.uint64(shift)
         self._indices = numpy.arange(self.pages_per_chunk)
+        self._first_of_groups = self._indices[::GROUP].copy()
+        self._order, self._private = fields["order"], fields["private"]
+        buddy = layout.types.test(PageType.BUDDY)
+        if buddy is None:
+            raise UnknownLayout("no page type for free pages (PG_buddy)")
+        self._buddy_mask, self._buddy = map(numpy.uint32, buddy)
         # A tail holds its head's address in compound_head, and only then do optimised hugetlb folios have fake heads.
-        self._fake_heads = self._word.place is not None and self._word.place.member == "compound_head"
+        self._fake_heads = not layout.tails_hold_masks
+        self._struct_pages = layout.struct_pages
 
     def page_address(self, pfn: int) -> int:
         """Return the address of a page frame's ``struct page``."""
@@ -160,18 +170,69 @@ class Memmap:
         """
         flags, counts = self._column(chunk, self._flags), self._column(chunk, self._counts)
         mapping = self._column(chunk, self._mapping)
-        interesting = self._referenced_or_typed(counts)
-        if interesting.all():
-            rows, state, counts = self._indices[: chunk.count], flags & self.state_mask, counts.copy()
-        else:
+        groups, heads = self._groups_to_look_at(chunk, flags, counts)
+        if groups is None:
+            interesting = self._referenced_or_typed(counts)
+            if interesting.all():
+                rows, state, counts = self._indices[: chunk.count], flags & self.state_mask, counts.copy()
+                return self._live(chunk, rows, state, counts, mapping)
             interesting |= (self._column(chunk, self._loud_part) & self._loud) != 0
             rows = interesting.nonzero()[0]
-            state, counts, mapping = flags[rows] & self.state_mask, counts[rows], mapping[rows]
+        elif not len(groups):
+            rows = heads
+        else:
+            shape = (-1, GROUP)
+            interesting = self._referenced_or_typed(counts.reshape(shape)[groups])
+            interesting |= (self._column(chunk, self._loud_part).reshape(shape)[groups] & self._loud) != 0
+            found = interesting.reshape(-1).nonzero()[0]
+            rows = groups[found >> GROUP_ORDER]
+            rows <<= GROUP_ORDER
+            found &= GROUP - 1
+            rows += found
+            if len(heads):
+                rows = numpy.concatenate((rows, heads))
+                rows.sort()
+        return self._live(chunk, rows, flags[rows] & self.state_mask, counts[rows], mapping[rows])
+
+    def _live(self, chunk: Chunk, rows: Column, state: Column, counts: Column, mapping: Column) -> Live:
         drop, poisoned = self._not_folios(chunk, rows, state, counts)
         if drop is not None:
             keep = (~drop).nonzero()[0]
             rows, state, counts, mapping = rows[keep], state[keep], counts[keep], mapping[keep]
         return Live(rows, state, counts, mapping, poisoned)
+
+    def _groups_to_look_at(self, chunk: Chunk, flags: Column, counts: Column) -> tuple[Column | None, Column]:
+        """
+        Skip what the kernel skips: free blocks and large folios say themselves how many struct pages they cover.
+
+        :return: Which groups of struct pages have to be looked at one by one (None for all), and the heads of the large
+            folios in the other groups
+        """
+        if chunk.pfn % GROUP or chunk.count % GROUP:
+            return None, _NO_ROWS
+        first = self._first_of_groups[: chunk.count // GROUP]
+        counts = counts[first]
+        types = self._type_words(counts)
+        free = (types & self._buddy_mask) == self._buddy
+        large = (flags[first] & self.head) != 0
+        order = numpy.where(free, self._column(chunk, self._private)[first], 0)
+        if large.any():
+            large &= self._references(counts) > 0
+            large[large] = (self._column(chunk, self._word)[first[large]] & _ONE) == 0
+            # The fact lies in the second struct page of the folio, wherever a column of it begins.
+            orders = self._column(chunk, self._order)[first + self._order.page]
+            order = numpy.where(large, orders if self._order.mask is None else orders & self._order.mask, order)
+        covering = ((order >= GROUP_ORDER) & (order <= self.kernel.max_page_order)).nonzero()[0]
+        if not len(covering):
+            return None, _NO_ROWS
+        look = numpy.ones(len(first), dtype=bool)
+        for group, covered in zip(covering.tolist(), order[covering].tolist()):
+            if group << GROUP_ORDER & (1 << covered) - 1 == 0:
+                look[group : group + (1 << covered - GROUP_ORDER)] = False
+        groups = look.nonzero()[0]
+        if 2 * len(groups) > len(first):  # picking them out would cost more than it saves
+            return None, _NO_ROWS
+        return groups, first[large & ~look]
 
     def _referenced_or_typed(self, counts: Column) -> Column:
         """
@@ -214,9 +275,13 @@ class Memmap:
             return counts.view(numpy.int64) >> 32
         return counts.astype(numpy.uint32).view(numpy.int32)
 
+    def _type_words(self, counts: Column) -> Column:
+        """Return the words of map count and type in pairs of counts."""
+        return (counts if self._refcount_high else counts >> numpy.uint64(32)).astype(numpy.uint32)
+
     def _has_mapcount(self, counts: Column) -> Column:
         """Return which pairs of counts have a map count, not a page type (PAGE_MAPCOUNT_RESERVE and above)."""
-        return (counts if self._refcount_high else counts >> numpy.uint64(32)).astype(numpy.int32) >= -128
+        return self._type_words(counts).view(numpy.int32) >= -128
 
     def untyped(self, state: Column, counts: Column) -> Column:
         """Return which rows have a map count, not a page type, and are not slab."""
@@ -248,7 +313,7 @@ class Memmap:
         first = matrix[indices]
         count = len(indices)
         pfn = indices.astype(numpy.int64) + chunk.pfn
-        pages = [first] + [numpy.zeros_like(first) for _ in range(STRUCT_PAGES_WITH_FACTS - 1)]
+        pages = [first] + [numpy.zeros_like(first) for _ in range(self._struct_pages - 1)]
         order = numpy.zeros(count, numpy.int64)
         sums = numpy.zeros(count, numpy.int64)
         broken = numpy.zeros(count, dtype=bool)
@@ -265,7 +330,7 @@ class Memmap:
             pages[1][large[bad]] = 0
             large, orders = large[~bad], orders[~bad]
             order[large] = orders
-            for i in range(2, STRUCT_PAGES_WITH_FACTS):
+            for i in range(2, self._struct_pages):
                 has = large[(1 << orders > i) & (indices[large] + i < chunk.count)]
                 pages[i][has] = matrix[indices[has] + i]
             if not self.kernel.large_mapcount and len(large):
@@ -351,7 +416,7 @@ class Memmap:
             return self.rows(chunk, first)
         chunk = self.read(head, 2)
         order = int(self.rows(chunk, first).order[0])
-        count = min(1 << order, STRUCT_PAGES_WITH_FACTS if self.kernel.large_mapcount else self.pages_per_chunk)
+        count = min(1 << order, self._struct_pages if self.kernel.large_mapcount else self.pages_per_chunk)
         return self.rows(self.read(head, max(count, 2)), first)
 
     def rows_of_page(self, pfn: int) -> Rows:

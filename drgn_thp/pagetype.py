@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
-
 import numpy
 
 from .folios import Column
@@ -90,6 +88,13 @@ class PageTypeEncoding:
     base: int = 0xF0000000
     """Bits that are set in every typed word of a cleared-bit encoding."""
 
+    def test(self, page_type: PageType) -> tuple[int, int] | None:
+        """Return mask and value such that ``word & mask == value`` tells a page type; None if this kernel has it not."""
+        code = next((code for code, found in self.codes if found is page_type), None)
+        if code is None:
+            return None
+        return (0xFF000000, code << 24) if self.top_byte else (self.base | code, self.base)
+
     def decode(self, words: Column) -> Column:
         """
         Return the page type of each word.
@@ -104,11 +109,8 @@ class PageTypeEncoding:
         if not typed.any():
             return result
         result[typed] = PageType.OTHER
-        for code, page_type in self.codes:
-            match: Any
-            if self.top_byte:
-                match = (words >> numpy.uint32(24)) == code
-            else:
-                match = (words & numpy.uint32(self.base | code)) == self.base
-            result[typed & match] = page_type
+        for _, page_type in self.codes:
+            test = self.test(page_type)
+            assert test is not None
+            result[typed & ((words & numpy.uint32(test[0])) == test[1])] = page_type
         return result

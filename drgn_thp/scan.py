@@ -22,7 +22,7 @@ from .classes import MAX_CLASSES, UNKNOWN, Classes
 from .context import Context, needs_buffers
 from .folios import Column, Folios
 from .gates import Gate, Path, Reason
-from .looks import Looks, distinct
+from .looks import Glance, Looks
 from .memmap import CHUNK_BYTES, Chunk, Live, Rows, concatenate
 
 PENDING_ROWS = 16384
@@ -211,6 +211,7 @@ class Scan:
         self._held: list[_Held] = []
         self._kept_rows = 0
         self._special = context.special_pfns()
+        self._glance = Glance(context.layout)
         # glibc maps and clears new pages for every large buffer, until one larger still has been freed; then it keeps
         # them on its heap.
         bytes(8 * CHUNK_BYTES)
@@ -407,7 +408,7 @@ class Scan:
 
     def _judge_rows(self, rows: Rows, looks: Looks, final: bool = False) -> tuple[_Tally, Column]:
         """Judge folios, those that look the same only once; return what they are worth, and which is like which."""
-        chosen, which = distinct(self.context.memmap, rows, looks)
+        chosen, which = self._glance.distinct(rows, looks)
         tally = _Tally(self.paths, self._keep)
         tally.judge(self.context.folios(rows.select(chosen)), final)
         return tally, which

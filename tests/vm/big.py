@@ -17,7 +17,7 @@ from .matrix import kernel
 
 KERNEL = "6.12"
 # Boot memory in MiB; how much of it is touched is up to workload/big.c.
-VARIANTS = {"mixed": 12 << 10, "dense": 5 << 10}
+VARIANTS = {"mixed": 20 << 10, "dense": 5 << 10}
 
 
 @dataclass(frozen=True)

@@ -56,30 +56,30 @@ static void copy_some(void *argument)
 
 static void mixed(void)
 {
-	char *huge = anonymous(3 * GIB / 2, MADV_HUGEPAGE);
-	planted("thp", 3 * GIB / 2 / THP);
-	for (int i = 0; i < 256; i++)
+	char *huge = anonymous(3 * GIB, MADV_HUGEPAGE);
+	planted("thp", 3 * GIB / THP);
+	for (int i = 0; i < 512; i++)
 		munmap(huge + i * THP + THP / 2, THP / 2);
-	planted("thp_partial", 256);
-	hold_many(huge + 256 * THP, THP, 200);
+	planted("thp_partial", 512);
+	hold_many(huge + 512 * THP, THP, 200);
 	planted("thp_held", 200);
 
-	char *base = anonymous(GIB, MADV_NOHUGEPAGE);
-	planted("base", GIB / PAGE);
+	char *base = anonymous(2 * GIB, MADV_NOHUGEPAGE);
+	planted("base", 2 * GIB / PAGE);
 	hold_many(base, 16 * PAGE, 1600);
 	planted("base_held", 1600);
 
 	write_file("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled", "never");
-	anonymous(384 * MIB, MADV_HUGEPAGE);
-	planted("mthp", 384 * MIB / MTHP);
+	anonymous(768 * MIB, MADV_HUGEPAGE);
+	planted("mthp", 768 * MIB / MTHP);
 	write_file("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled", "inherit");
 
-	tmpfs_file("/tmpfs/file", GIB / 2);
-	planted("tmpfs_base", GIB / 2 / PAGE);
-	tmpfs_file("/tmpfs-huge/file", GIB / 2);
-	planted("tmpfs_thp", GIB / 2 / THP);
+	tmpfs_file("/tmpfs/file", GIB);
+	planted("tmpfs_base", GIB / PAGE);
+	tmpfs_file("/tmpfs-huge/file", GIB);
+	planted("tmpfs_thp", GIB / THP);
 
-	forked = huge + 512 * THP;
+	forked = huge + 1024 * THP;
 	for (int i = 0; i < 3; i++)
 		in_child(copy_some, NULL);
 	planted("cow_children", 3);
