@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Documentation says what the program does: nothing is described that is not there, and nothing there is left out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy
+import pytest
+
+from drgn_thp import docgen, ledger
+from drgn_thp import report as report_module
+from drgn_thp.batches import Batches
+from drgn_thp.blocks import Block
+from drgn_thp.cli import _parser
+from drgn_thp.context import Context, Doubts
+from drgn_thp.describe import SCHEMA, SHOWN_FLAGS, Record
+from drgn_thp.folios import Folios, table
+from drgn_thp.formulas import PAGE_MAPPING_ANON
+from drgn_thp.gates import Duration, find_path, paths, reasons_of
+from drgn_thp.kernel import Kernel
+from drgn_thp.mapping_kinds import MappingKind, MigrateOp
+from drgn_thp.pagetype import NAMES, PageType
+from drgn_thp.resources import Resources
+from drgn_thp.scan import BlockCensus, PathCensus
+
+from .tree import ROOT, table_after
+from .vm.lab import ensure_dump
+from .vm.matrix import KERNELS
+from .vm.matrix import Kernel as MatrixKernel
+
+SCHEMA_PAGE = "docs/schema.md"
+PAGES = [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])]
+
+# -- what the page on the schema says ----------------------------------------------------------------------------------
+
+
+def documented(kind: str) -> dict[str, str]:
+    """Return the fields of a kind of record, and the type of each, as documented."""
+    rows = table_after(SCHEMA_PAGE, f"<!-- fields {kind} -->")
+    fields = {name.strip("`"): type_ for name, type_, _ in rows}
+    assert len(fields) == len(rows), f"a field of {kind} is documented twice"
+    return fields
+
+
+def flatten(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every field of a record as the page spells it: ``paths.<path>.refused``."""
+    for name, value in record.items():
+        word = name
+        if prefix:  # below the top, keys may be names of things
+            for kind, names in (("<path>", paths()), ("<reason>", reasons_of()), ("<duration>", DURATIONS)):
+                word = kind if name in names else word
+        yield prefix + word, value
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{word}.")
+
+
+DURATIONS = {duration.value for duration in Duration}
+TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool, "object": dict}
+
+
+def is_of(value: Any, type_: str) -> bool:
+    """Return whether a value is of a type as the page spells it."""
+    alternatives = type_.split(" or ")
+    if value is None:
+        return "null" in alternatives
+    (plain,) = (name for name in alternatives if name != "null")
+    if plain.startswith("array of "):
+        element = plain[len("array of ") :].rstrip("s")
+        return type(value) is list and all(type(item) is TYPES[element] for item in value)
+    return type(value) is TYPES[plain]
+
+
+def check(records: Iterable[Record]) -> dict[str, dict[str, set[bool]]]:
+    """
+    Check every value against its documented type.
+
+    :return: The fields that were there, by kind, and whether they were null
+    """
+    types = {kind: documented(kind) for kind in ("folio", "block", "summary")}
+    seen: dict[str, dict[str, set[bool]]] = {kind: {} for kind in types}
+    for record in records:
+        for field, value in flatten(record):
+            assert field in types[record["kind"]], f"{field} of {record['kind']} is not documented"
+            assert is_of(value, types[record["kind"]][field]), f"{field}: {value!r}"
+            seen[record["kind"]].setdefault(field, set()).add(value is None)
+    return seen
+
+
+# -- records of made-up folios -----------------------------------------------------------------------------------------
+
+ANON = 0x1000 | PAGE_MAPPING_ANON
+KINDS = [MappingKind("", MigrateOp.PLAIN), MappingKind("anon", MigrateOp.PLAIN)]
+
+
+def folios() -> Folios:
+    """An anonymous page as it should be, one that is held, and a page of the kernel that belongs to no zone."""
+    return table(
+        Kernel(),
+        {
+            "pfn": [16, 17, 18],
+            "type": [PageType.NONE] * 3,
+            "type_word": [0, 0, 0xFFFFFFFF],
+            "refcount": [1, 2, 1],
+            "mapping": numpy.array([ANON, ANON, 0], numpy.uint64),
+            "mm_ids": numpy.zeros(3, numpy.uint64),
+            "mapping_kind": [1, 1, 0],
+            "lru": [True, True, False],
+            "uptodate": [True, True, False],
+            "zone": [3, 3, 7],
+        },
+        {"migrate_op": MigrateOp.PLAIN},
+    )
+
+
+def census(block: Block, refused: Folios | None) -> BlockCensus:
+    """What a scan would say of a block with these folios."""
+    counts = {path.name: PathCensus() for path in paths().values()}
+    if refused is not None:
+        for path in paths().values():
+            counts[path.name].add(path.gates[0], 1, 1)
+    return BlockCensus(block, counts, folios=3, pages=3, zones={(0, 3): 3} if refused else {}, refused=refused)
+
+
+def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """Return a whole report on two blocks, and what ``folio`` says of one of the pages."""
+    table_of_all = folios()
+    context = cast(
+        Context,
+        SimpleNamespace(
+            kernel=table_of_all.kernel,
+            layout=SimpleNamespace(zone_names=("DMA", "DMA32", "NORMAL", "MOVABLE"), vmemmap=0, page_struct_size=64),
+            mappings=SimpleNamespace(kinds=KINDS, unreadable=1),
+            zones=[],
+            resources=Resources((), ()),
+            batches=Batches((), ()),
+            doubts=Doubts(),
+            prog=None,
+            sections=SimpleNamespace(index=lambda pfn: 0),
+            end_pfn=1 << 20,
+            memmap=SimpleNamespace(read_folio=lambda pfn: None),
+            folios=lambda rows: table_of_all,
+        ),
+    )
+    blocks = [Block(0, 0, 1024, "online"), Block(None, 1024, 2048, "online")]
+    judged = [path.of(table_of_all.kernel) for path in paths().values()]
+    scan = SimpleNamespace(
+        paths=judged,
+        blocks=lambda asked: iter([census(blocks[0], table_of_all), census(blocks[1], table_of_all)]),
+    )
+    for module in (report_module, ledger):
+        monkeypatch.setattr(module, "read_blocks", lambda prog, sections: (blocks, ["a note"]))
+    monkeypatch.setattr(report_module, "Scan", lambda *arguments: scan)
+    records = list(report_module.Report(context, report_module.Question(judged)).records())
+    for explanation in ledger.explain(context, ["0x10"], judged):
+        records += explanation.records
+    return records
+
+
+def test_every_field_is_documented_and_every_documented_field_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Field names, types and nulls are the schema."""
+    seen = check(made_up_records(monkeypatch))
+    for kind, fields in seen.items():
+        assert set(fields) == set(documented(kind))
+
+
+def test_fields_are_null_where_the_page_says_so_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "Or null" on a field that never is would make every consumer write code that never runs."""
+    for kind, fields in check(made_up_records(monkeypatch)).items():
+        for field, nulls in fields.items():
+            assert nulls == ({True, False} if documented(kind)[field].endswith("or null") else {False}), field
+
+
+def test_names_of_the_schema_are_on_the_page() -> None:
+    """The schema's own number, the types and the durations."""
+    text = (ROOT / SCHEMA_PAGE).read_text(encoding="utf-8")
+    for word in (SCHEMA, *DURATIONS, *(name for name in NAMES if name != "none")):
+        assert f"`{word}`" in text, word
+    assert "anon" in text
+    assert len(SHOWN_FLAGS) == len(set(SHOWN_FLAGS))
+
+
+# -- the same on real kernels ------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> list[Record]:
+    """Run the command and return its records."""
+    command = [sys.executable, "-m", "drgn_thp", *arguments, "--format", "ndjson"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode in (0, 1), result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("entry", KERNELS, ids=lambda entry: entry.name)
+def test_schema_on_a_dump(entry: MatrixKernel) -> None:
+    """Made-up folios may be made up wrongly: the records of a block of a real kernel have the same fields."""
+    dump = ensure_dump(entry)
+    target = ["-c", str(dump.vmcore), "-s", str(dump.vmlinux)]
+    start = dump.hotplug_pfns.start << 12
+    records = run("report", *target, "--path", "all", "--block", f"{start:#x}")
+    held = next(mark.pfn for mark in dump.marks if mark.held)
+    records += run("folio", *target, hex(held))
+    for kind, fields in check(records).items():
+        missing = set(documented(kind)) - set(fields)
+        # Only some kernels refuse wrongly; that a path is named where it does not is seen above.
+        assert not missing, (kind, missing)
+
+
+# -- everything else ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", docgen.generate(), ids=lambda file: file.name)
+def test_generated_text_is_up_to_date(file: Any) -> None:
+    """Run ``python -m drgn_thp.docgen`` after changing a gate, a reason or the matrix of kernels."""
+    assert file.read_text(encoding="utf-8") == docgen.generate()[file]
+
+
+def test_reasons_page_tells_kernels_apart() -> None:
+    """The one check that is a bug of old kernels must not read as if every kernel had it."""
+    text = (ROOT / "docs/reasons.md").read_text(encoding="utf-8")
+    section = text.split("### racy-pin-check")[1].split("###")[0]
+    assert "**wrongly**" in section
+    assert "if `racy_check.old`" in section
+    assert "| none |" not in text
+
+
+def commands() -> list[str]:
+    """Return the commands of ours in the README's blocks of code."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("drgn-thp ")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_in_the_readme_are_understood(command: str) -> None:
+    """An example with an option that does not exist is worse than none."""
+    words = shlex.split(command, comments=True)[1:]
+    assert _parser().parse_args(words).command == words[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Within the project, files and headings; what lies outside is not asked here."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        file = (ROOT / page).parent / name if name else ROOT / page
+        assert file.is_file(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}, target
+
+
+def test_paths_named_in_the_readme_exist() -> None:
+    """The defaults that the text names are paths."""
+    for name in ("contig", "offline"):
+        assert find_path(name).name == name
