@@ -12,7 +12,18 @@ PACKAGE = ROOT / "drgn_thp"
 
 def files() -> list[Path]:
     """Return every file that belongs to the project, also those not committed yet: what git does not ignore."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     try:
         names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
         found = [ROOT / name for name in names if name]
