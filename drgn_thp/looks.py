@@ -36,6 +36,10 @@ class Looks:
     """Folios that are like no other, whatever they look like: something outside of their struct pages counts."""
 
     @staticmethod
+    def none() -> Looks:
+        return Looks(numpy.zeros(0, numpy.uint64), numpy.zeros(0, numpy.uint64), numpy.zeros(0, dtype=bool))
+
+    @staticmethod
     def concatenate(parts: list[Looks]) -> Looks:
         return Looks(
             numpy.concatenate([part.state for part in parts]),
@@ -96,6 +100,8 @@ class Glance:
 
         Rows are sorted by a mixture of their words; whether two are equal is then decided by the words themselves.
         """
+        if not len(rows):
+            return numpy.zeros(0, numpy.intp), numpy.zeros(0, numpy.intp)
         columns = self._columns(rows, looks)
         mixture = numpy.zeros(len(rows), numpy.uint64)
         for column in columns:

@@ -56,6 +56,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.pfn)
 
+    @staticmethod
+    def none(layout: Layout) -> Rows:
+        page = numpy.zeros((0, layout.page_struct_size), numpy.uint8)
+        number = numpy.zeros(0, numpy.int64)
+        return Rows(number, (page,) * layout.struct_pages, number, number, numpy.zeros(0, dtype=bool))
+
     def select(self, rows: Column) -> Rows:
         return Rows(
             self.pfn[rows],
@@ -137,6 +143,8 @@ class Memmap:
         self._indices = numpy.arange(self.pages_per_chunk)
         self._first_of_groups = self._indices[::GROUP].copy()
         self._order, self._private = fields["order"], fields["private"]
+        words = numpy.zeros(0, numpy.uint64)
+        self._nothing = Live(_NO_ROWS, words, words, words, 0)
         buddy = layout.types.test(PageType.BUDDY)
         if buddy is None:
             raise UnknownLayout("no page type for free pages (PG_buddy)")
@@ -179,6 +187,8 @@ class Memmap:
             interesting |= (self._column(chunk, self._loud_part) & self._loud) != 0
             rows = interesting.nonzero()[0]
         elif not len(groups):
+            if not len(heads):
+                return self._nothing
             rows = heads
         else:
             shape = (-1, GROUP)
@@ -223,12 +233,16 @@ class Memmap:
             orders = self._column(chunk, self._order)[first + self._order.page]
             order = numpy.where(large, orders if self._order.mask is None else orders & self._order.mask, order)
         covering = ((order >= GROUP_ORDER) & (order <= self.kernel.max_page_order)).nonzero()[0]
+        spans = 1 << order[covering].astype(numpy.intp) - GROUP_ORDER  # in groups
+        aligned = covering % spans == 0
+        covering, spans = covering[aligned], spans[aligned]
         if not len(covering):
             return None, _NO_ROWS
-        look = numpy.ones(len(first), dtype=bool)
-        for group, covered in zip(covering.tolist(), order[covering].tolist()):
-            if group << GROUP_ORDER & (1 << covered) - 1 == 0:
-                look[group : group + (1 << covered - GROUP_ORDER)] = False
+        look = numpy.ones(len(first) + int(spans.max()), dtype=bool)
+        look[covering] = False
+        for i in range(1, int(spans.max())):
+            look[covering[spans > i] + i] = False
+        look = look[: len(first)]
         groups = look.nonzero()[0]
         if 2 * len(groups) > len(first):  # picking them out would cost more than it saves
             return None, _NO_ROWS

@@ -32,7 +32,7 @@ KEPT_ROWS = 32768
 _SMALLEST_READ = 64  # struct pages: where a read fails, this much is given up at least
 
 
-HELD_CHUNKS = 8
+HELD_CHUNKS = 12
 MAX_WAITING = 4096
 """How many blocks may wait to be handed out."""
 _LOW_BITS = numpy.uint64(formulas.PAGE_MAPPING_FLAGS)
@@ -101,7 +101,7 @@ class _Tally:
 
     def judge(self, f: Folios, final: bool = False) -> None:
         """
-        Judge folios, each of which stands for a class, and append what they are worth.
+        Judge folios, each of which stands for a class, and note what they are worth.
 
         :param final: Whether a folio that must be judged alone stands for itself only
         """
@@ -114,10 +114,16 @@ class _Tally:
             gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
             refusing.append([gates[index] for index in primary.tolist()])
             kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
-        self.worth += zip(pages, places, zip(*refusing))
-        alone = needs_buffers(f) & (not final)
-        self.kept = numpy.concatenate((self.kept, kept & ~alone))
-        self.alone = numpy.concatenate((self.alone, alone))
+        self.worth = list(zip(pages, places, zip(*refusing)))
+        self.alone = needs_buffers(f) & (not final)
+        self.kept = kept & ~self.alone
+        self.individual = self.kept | self.alone
+
+    def extend(self, other: _Tally, number: int) -> None:
+        """Append the first classes of another tally."""
+        self.worth += other.worth[:number]
+        self.kept = numpy.concatenate((self.kept, other.kept[:number]))
+        self.alone = numpy.concatenate((self.alone, other.alone[:number]))
         self.individual = self.kept | self.alone
 
     def credit(self, census: BlockCensus, weights: Column) -> None:
@@ -241,7 +247,8 @@ class Scan:
         yield from self._finish(waiting)
 
     def _finish(self, waiting: list[_Open]) -> Iterator[BlockCensus]:
-        self._judge()
+        while self._examples or self._pending:  # judging may find some that have to be judged once more, alone
+            self._judge()
         for open_ in waiting:
             self._tally.credit(open_.census, open_.weights)
             if open_.kept:
@@ -380,22 +387,33 @@ class Scan:
     # -- judging -------------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """Judge the classes that are new, then everything that waits to be judged for itself."""
-        if self._examples:
-            self._tally.judge(self.context.folios(concatenate(self._examples)))
-            self._examples = []
-            helds, self._held = self._held, []
-            for held in helds:
-                self._keep_rows(held)
-        if not self._pending:
-            return
+        """Judge the new classes and everything that waits to be judged for itself, in one table."""
         pending, self._pending, self._pending_rows = self._pending, [], 0
-        rows = concatenate([part.rows for part in pending])
-        looks = Looks.concatenate([part.looks for part in pending])
-        tally, which = self._judge_rows(rows, looks)
-        if tally.alone.any():  # their looks do not decide: once more, each for itself
+        examples, self._examples = self._examples, []
+        if not pending and not examples:
+            return
+        rows, looks = Rows.none(self.context.layout), Looks.none()
+        if pending:
+            rows = concatenate([part.rows for part in pending])
+            looks = Looks.concatenate([part.looks for part in pending])
+        chosen, which = self._glance.distinct(rows, looks)
+        new = sum(map(len, examples))
+        tally = _Tally(self.paths, self._keep)
+        tally.judge(self.context.folios(concatenate([*examples, rows.select(chosen)])))
+        self._tally.extend(tally, new)
+        which = which + new
+        if tally.alone[new:].any():  # their looks do not decide: once more, each for itself
             looks.apart[tally.alone[which]] = True
-            tally, which = self._judge_rows(rows, looks, final=True)
+            chosen, which = self._glance.distinct(rows, looks)
+            tally = _Tally(self.paths, self._keep)
+            tally.judge(self.context.folios(rows.select(chosen)), final=True)
+        self._share_out(pending, tally, which)
+        held, self._held = self._held, []
+        for chunk in held:
+            self._keep_rows(chunk)
+
+    def _share_out(self, pending: list[_Pending], tally: _Tally, which: Column) -> None:
+        """Count judged folios in the blocks they are from, and keep those that are wanted themselves."""
         start = 0
         for part in pending:
             mine = which[start : start + len(part.rows)]
@@ -405,10 +423,3 @@ class Scan:
                 part.open.kept.append(part.rows.select(kept))
                 self._kept_rows += len(kept)
             start += len(part.rows)
-
-    def _judge_rows(self, rows: Rows, looks: Looks, final: bool = False) -> tuple[_Tally, Column]:
-        """Judge folios, those that look the same only once; return what they are worth, and which is like which."""
-        chosen, which = self._glance.distinct(rows, looks)
-        tally = _Tally(self.paths, self._keep)
-        tally.judge(self.context.folios(rows.select(chosen)), final)
-        return tally, which
