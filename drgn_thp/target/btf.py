@@ -144,6 +144,7 @@ class Btf:
         self._first = base.end if base else 1
         self._index(*self._widths(data, order, header))
         self._sizes: dict[int, int] = {}
+        self._prototypes: set[int] = set()
         self._offsets: dict[bytes, list[int]] | None = None
         self._enumerators: tuple[Any, Any] | None = None
 
@@ -404,12 +405,34 @@ class Btf:
         self._sizes[type_id] = size
         return size
 
+    def check_prototype(self, type_id: int, depth: int = 0) -> None:
+        """
+        Check that a function type is not made of itself, so that it can be written down.
+
+        :raises UnknownLayout: if it is; with a name (a struct, a typedef) in between it may
+        """
+        if type_id in self._prototypes:
+            return
+        if depth > MAX_DEPTH:
+            self.damaged(f"type {type_id} is made of itself, or is nested too deep")
+        kind = self.kind(type_id)
+        if kind == Kind.FUNC_PROTO:
+            for _, parameter in self.parameters(type_id):
+                self.check_prototype(parameter, depth + 1)
+        if kind == Kind.ARRAY:
+            self.check_prototype(self.array(type_id).type_id, depth + 1)
+        elif kind in (Kind.FUNC_PROTO, Kind.PTR) or (kind in TRANSPARENT and kind != Kind.TYPEDEF):
+            self.check_prototype(self.third(type_id), depth + 1)
+        self._prototypes.add(type_id)
+
     def _check_members(self, type_id: int, kind: int, size: int, depth: int) -> None:
         """Check that members fit in, and in a struct do not overlap, by which most damage shows."""
         spans = []
         for member in self.members(type_id):
             member_bits = 8 * self.size(member.type_id, depth + 1)
             bits = self.bit_field(member)[1]
+            if bits and self.kind(self.resolve(member.type_id)) not in (Kind.INT, Kind.ENUM, Kind.ENUM64):
+                self.damaged(f"{self.type_name(type_id)}.{member.name} is a bit-field, but no integer")
             if bits > member_bits:
                 self.damaged(f"{self.type_name(type_id)}.{member.name} has more bits than its type")
             spans.append((member.bit_offset, member.bit_offset + (bits or member_bits)))

@@ -166,6 +166,7 @@ class Types:
         return self.prog.union_type(name or None) if is_union else self.prog.struct_type(name or None)
 
     def _function(self, type_id: int, depth: int) -> Type:
+        self.btf.check_prototype(type_id)
         parameters = self.btf.parameters(type_id)
         variadic = bool(parameters) and parameters[-1] == ("", 0)
         made = [
