@@ -180,10 +180,11 @@ class Memmap:
         mapping = self._column(chunk, self._mapping)
         groups, heads = self._groups_to_look_at(chunk, flags, counts)
         if groups is None:
+            counts = counts.copy()  # neighbours in memory from here on: it is looked at several times
             interesting = self._referenced_or_typed(counts)
             if interesting.all():
-                rows, state, counts = self._indices[: chunk.count], flags & self.state_mask, counts.copy()
-                return self._live(chunk, rows, state, counts, mapping)
+                rows = self._indices[: chunk.count]
+                return self._live(chunk, rows, flags & self.state_mask, counts, mapping.copy())
             interesting |= (self._column(chunk, self._loud_part) & self._loud) != 0
             rows = interesting.nonzero()[0]
         elif not len(groups):

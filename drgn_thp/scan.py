@@ -23,7 +23,7 @@ from .context import Context, needs_buffers
 from .folios import Column, Folios
 from .gates import Gate, Path, Reason
 from .looks import Glance, Looks
-from .memmap import CHUNK_BYTES, Chunk, Live, Rows, concatenate
+from .memmap import Chunk, Live, Rows, concatenate
 
 PENDING_ROWS = 16384
 """How many folios wait to be judged together: one call of numpy costs as much for one as for a few hundred."""
@@ -189,6 +189,16 @@ def _runs(live: Live) -> tuple[Column, Column]:
     return starts, lengths
 
 
+def _keep_freed_memory() -> None:
+    """
+    Make glibc's malloc keep what is freed, instead of giving it back and having new pages cleared for every column.
+
+    Once a block of some size has been freed, mallopt(3)'s dynamic thresholds keep blocks up to that size on the heap, and
+    twice as much of it untrimmed. The block itself is never touched.
+    """
+    bytes(16 << 20)
+
+
 class Scan:
     """
     One pass over memory.
@@ -217,10 +227,8 @@ class Scan:
         self._held: list[_Held] = []
         self._kept_rows = 0
         self._special = context.special_pfns()
+        _keep_freed_memory()
         self._glance = Glance(context.layout)
-        # glibc maps and clears new pages for every large buffer, until one larger still has been freed; then it keeps
-        # them on its heap.
-        bytes(8 * CHUNK_BYTES)
 
     # -- one block after another ---------------------------------------------------------------------------------------
 
