@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy
 from drgn import FaultError, Program
-from drgn.helpers.linux.mm import virt_to_pfn
+from drgn.helpers.linux.mm import follow_phys
 
 from .batches import Batches, read_batches
 from .buffers import Buffers
@@ -88,7 +88,7 @@ class Context:
 
         :raises FaultError: if it is not mapped
         """
-        return int(virt_to_pfn(self.prog, address))
+        return _virtual_to_pfn(self.prog, self.kernel.page_shift, address)
 
     def special_pfns(self) -> list[int]:
         """Return the page frames whose verdict does not follow from their struct pages alone, in ascending order."""
@@ -194,18 +194,21 @@ def _pfn_of(prog: Program, layout: Layout, page: int) -> int | None:
 def _value(prog: Program, name: str) -> int | None:
     try:
         return int(prog[name].value_())
-    except (LookupError, FaultError, TypeError):  # a function has no value: zero_pfn() since 7.x
+    except (LookupError, FaultError, TypeError):  # TypeError: a function, such as zero_pfn() of 7.x
         return None
 
 
+def _virtual_to_pfn(prog: Program, page_shift: int, address: int) -> int:
+    # By the page tables: virt_to_pfn() gives nonsense for what is not in the direct map (kernel image, modules).
+    return int(follow_phys(prog["init_mm"].address_of_(), address)) >> page_shift
+
+
 def _zero_pfns(prog: Program) -> tuple[int, ...]:
-    pfn = _value(prog, "zero_pfn")
-    if pfn is not None:
-        return (pfn,)
-    try:  # 7.x has the page itself only, in the kernel's image
-        return (int(virt_to_pfn(prog, prog.symbol("empty_zero_page").address)),)
-    except (LookupError, FaultError, ValueError):
-        return ()
+    for name in ("zero_page_pfn", "zero_pfn"):  # zero_pfn is a function in 7.x
+        pfn = _value(prog, name)
+        if pfn is not None:
+            return (pfn,)
+    return ()
 
 
 def _huge_zero_pfns(prog: Program, layout: Layout) -> tuple[int, ...]:

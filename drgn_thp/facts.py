@@ -105,7 +105,7 @@ FACTS: tuple[Fact, ...] = (
     _large_fact(
         "entire_mapcount",
         "i4",
-        At("struct folio", "_entire_mapcount.counter", since='1aa4d0b1e3f8 ("mm: add _entire_mapcount") (in v6.2)'),
+        At("struct folio", "_entire_mapcount.counter"),
         # Until v6.2 struct folio called this field _total_mapcount, although it counts PMD and PUD mappings only.
         At("struct page", "compound_mapcount.counter", page=1),
         bias=1,
@@ -128,7 +128,7 @@ FACTS: tuple[Fact, ...] = (
         At(
             "struct folio",
             "_nr_pages_mapped.counter",
-            since='eec20426d48b ("mm/hugetlb: convert ... _nr_pages_mapped") (in v6.3)',
+            since='eec20426d48b ("mm: convert head_subpages_mapcount() into folio_nr_pages_mapped()") (in v6.3)',
         ),
         At(
             "struct page",

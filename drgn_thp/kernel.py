@@ -70,10 +70,7 @@ class Kernel:
     lru_cache_disable: bool = True
     # 84caf98838a3 (in v6.17): movable_ops belong to a page type; before, to the low bits of page->mapping.
     movable_ops_by_type: bool = True
-    # Since slab pages are allocated frozen (v6.15), an order-0 one has no reference.
-    unmovable_check_before_refcount: bool = False
-    # 84caf98838a3's series: has_unmovable_pages() no longer takes compound movable_ops pages for movable.
-    # fallback_migrate_folio() writes out dirty pages until 7.x: "mm/migrate: stop writing out" (in v6.16).
+    # fallback_migrate_folio() writes dirty folios out as long as there is a writepage operation (until v6.16).
     fallback_writes_out: bool = False
     # folio_contain_hwpoisoned_page() in do_migrate_range() (6.12): a large folio with a poisoned page is skipped whole.
     offline_skips_poisoned_large: bool = True

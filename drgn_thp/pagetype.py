@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+
 import numpy
 
 from .folios import Column
@@ -89,7 +90,7 @@ class PageTypeEncoding:
     """Bits that are set in every typed word of a cleared-bit encoding."""
 
     def test(self, page_type: PageType) -> tuple[int, int] | None:
-        """Return mask and value such that ``word & mask == value`` tells a page type; None if this kernel has it not."""
+        """Return mask and value by which ``word & mask == value`` tells a page type; None if there is none."""
         code = next((code for code, found in self.codes if found is page_type), None)
         if code is None:
             return None

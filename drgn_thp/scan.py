@@ -193,8 +193,8 @@ def _keep_freed_memory() -> None:
     """
     Make glibc's malloc keep what is freed, instead of giving it back and having new pages cleared for every column.
 
-    Once a block of some size has been freed, mallopt(3)'s dynamic thresholds keep blocks up to that size on the heap, and
-    twice as much of it untrimmed. The block itself is never touched.
+    Once a block of some size has been freed, mallopt(3)'s dynamic thresholds keep blocks up to that size on the heap,
+    and twice as much of it untrimmed. The block itself is never touched.
     """
     bytes(16 << 20)
 
