@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import numpy
 
-from .facts import FLAGS
+from .facts import FACTS, FLAGS
 from .kernel import Kernel
 
 # A numpy array of one dimension. Its operators give Any whatever it is annotated with.
@@ -32,6 +32,7 @@ ATTACHED_BOOLEANS = (
     "virtio_mem",
     "zero_page",
 )
+_WORDS = frozenset(fact.name for fact in FACTS if fact.dtype == "u8")
 BOOLEANS = frozenset(ATTACHED_BOOLEANS) | {flag.name for flag in FLAGS}
 
 
@@ -91,7 +92,9 @@ def table(kernel: Kernel, columns: Mapping[str, Any], defaults: Mapping[str, Any
     :param columns: Sequences of equal length, by fact
     :param defaults: Value of columns that are not given; 0 or False where they are not in here either
     """
-    arrays = {name: numpy.asarray(column) for name, column in columns.items()}
+    arrays = {
+        name: numpy.asarray(column, numpy.uint64 if name in _WORDS else None) for name, column in columns.items()
+    }
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) != 1:
         raise ValueError(f"columns of different lengths: {sorted(lengths)}")
@@ -102,6 +105,6 @@ def table(kernel: Kernel, columns: Mapping[str, Any], defaults: Mapping[str, Any
             return arrays[name]
         if defaults is not None and name in defaults:
             return numpy.full(length, defaults[name])
-        return numpy.full(length, False if name in BOOLEANS else 0)
+        return numpy.full(length, False if name in BOOLEANS else 0, numpy.uint64 if name in _WORDS else None)
 
     return Folios(length, kernel, source)

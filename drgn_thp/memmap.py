@@ -173,8 +173,8 @@ class Memmap:
         Find the struct pages of a chunk that describe something.
 
         A struct page without references and without a type, neither locked nor a head, is a free page behind the first
-        of its buddies or on a per-CPU list, or a tail. (A folio that is frozen for migration or split has no references,
-        but is locked; a free hugetlb folio of old kernels is a head.)
+        of its buddies or on a per-CPU list, or a tail. (A folio that is frozen for migration or split has no
+        references, but is locked; a free hugetlb folio of old kernels is a head.)
         """
         flags, counts = self._column(chunk, self._flags), self._column(chunk, self._counts)
         mapping = self._column(chunk, self._mapping)
