@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy
-from drgn import FaultError, Program
+from drgn import FaultError, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys
 
 from .batches import Batches, read_batches
@@ -60,6 +60,7 @@ class Context:
     resources: Resources
     doubts: Doubts
     _buffers: Buffers | None = None
+    _odd_pageblocks: dict[int, OddPageblocks | None] = field(default_factory=dict)
 
     @staticmethod
     def of(prog: Program, racy_check: str | None = None) -> Context:
@@ -149,6 +150,15 @@ class Context:
 
     def odd_pageblocks(self, section_number: int) -> OddPageblocks | None:
         """Return the pageblocks of a section if any is CMA's or isolated; None if not, or (counted) if unreadable."""
+        try:
+            return self._odd_pageblocks[section_number]
+        except KeyError:
+            odd = self._read_odd_pageblocks(section_number)
+        if not self.prog.flags & ProgramFlags.IS_LIVE:  # there, they may change
+            self._odd_pageblocks[section_number] = odd
+        return odd
+
+    def _read_odd_pageblocks(self, section_number: int) -> OddPageblocks | None:
         index = self.sections.index(section_number * self.sections.pages_per_section)
         if index is None:
             return None

@@ -141,7 +141,6 @@ class Memmap:
             raise UnknownLayout("the flags word of struct page has no 16 spare bits in a row")
         self.kind_shift = numpy.uint64(shift)
         self._indices = numpy.arange(self.pages_per_chunk)
-        self._first_of_groups = self._indices[::GROUP].copy()
         self._order, self._private = fields["order"], fields["private"]
         words = numpy.zeros(0, numpy.uint64)
         self._nothing = Live(_NO_ROWS, words, words, words, 0)
@@ -221,17 +220,15 @@ class Memmap:
         """
         if chunk.pfn % GROUP or chunk.count % GROUP:
             return None, _NO_ROWS
-        first = self._first_of_groups[: chunk.count // GROUP]
-        counts = counts[first]
-        types = self._type_words(counts)
-        free = (types & self._buddy_mask) == self._buddy
-        large = (flags[first] & self.head) != 0
-        order = numpy.where(free, self._column(chunk, self._private)[first], 0)
+        # The first struct page of each group, and for what a large folio keeps there, the second.
+        counts = counts[::GROUP]
+        free = (self._type_words(counts) & self._buddy_mask) == self._buddy
+        order = numpy.where(free, self._column(chunk, self._private)[::GROUP], 0)
+        large = (flags[::GROUP] & self.head) != 0
         if large.any():
             large &= self._references(counts) > 0
-            large[large] = (self._column(chunk, self._word)[first[large]] & _ONE) == 0
-            # The fact lies in the second struct page of the folio, wherever a column of it begins.
-            orders = self._column(chunk, self._order)[first + self._order.page]
+            large &= (self._column(chunk, self._word)[::GROUP] & _ONE) == 0
+            orders = self._column(chunk, self._order)[self._order.page :: GROUP]
             order = numpy.where(large, orders if self._order.mask is None else orders & self._order.mask, order)
         covering = ((order >= GROUP_ORDER) & (order <= self.kernel.max_page_order)).nonzero()[0]
         spans = 1 << order[covering].astype(numpy.intp) - GROUP_ORDER  # in groups
@@ -239,15 +236,15 @@ class Memmap:
         covering, spans = covering[aligned], spans[aligned]
         if not len(covering):
             return None, _NO_ROWS
-        look = numpy.ones(len(first) + int(spans.max()), dtype=bool)
+        look = numpy.ones(len(order) + int(spans.max()), dtype=bool)
         look[covering] = False
         for i in range(1, int(spans.max())):
             look[covering[spans > i] + i] = False
-        look = look[: len(first)]
+        look = look[: len(order)]
         groups = look.nonzero()[0]
-        if 2 * len(groups) > len(first):  # picking them out would cost more than it saves
+        if 2 * len(groups) > len(order):  # picking them out would cost more than it saves
             return None, _NO_ROWS
-        return groups, first[large & ~look]
+        return groups, (large & ~look).nonzero()[0] * GROUP
 
     def _referenced_or_typed(self, counts: Column) -> Column:
         """
