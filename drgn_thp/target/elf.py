@@ -40,14 +40,22 @@ class Elf:
     size: int
 
     def build_id(self) -> bytes | None:
-        pieces = [s for s in self.segments if s.type == PT_NOTE] + [s for s in self.sections if s.type == _SHT_NOTE]
-        for piece in pieces:
-            for name, type_, description in self._notes(os.pread(self.fd, min(piece.size, MAX_NOTES), piece.offset)):
-                if name == b"GNU\0" and type_ == _NT_GNU_BUILD_ID:
-                    return description
+        for name, type_, description in self._notes():
+            if name == b"GNU\0" and type_ == _NT_GNU_BUILD_ID:
+                return description
         return None
 
-    def _notes(self, data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    def note(self, name: str) -> bytes | None:
+        """Return what the first note of a name says."""
+        wanted = name.encode() + b"\0"
+        return next((description for found, _, description in self._notes() if found == wanted), None)
+
+    def _notes(self) -> Iterator[tuple[bytes, int, bytes]]:
+        pieces = [s for s in self.segments if s.type == PT_NOTE] + [s for s in self.sections if s.type == _SHT_NOTE]
+        for piece in pieces:
+            yield from self._notes_in(os.pread(self.fd, min(piece.size, MAX_NOTES), piece.offset))
+
+    def _notes_in(self, data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
         position = 0
         while position + 12 <= len(data):
             name_size, size, type_ = struct.unpack_from(self.order + "III", data, position)
@@ -66,6 +74,10 @@ class Elf:
             if names[section.name : section.name + len(wanted)] == wanted and section.type != _SHT_NOBITS:
                 return os.pread(self.fd, min(section.size, MAX_SECTION), section.offset)
         return None
+
+    def has_impossible_segments(self) -> bool:
+        """Return whether a segment reaches beyond what a file can be."""
+        return any(s.offset + s.size >= 1 << 63 for s in self.segments)
 
     def missing_bytes(self) -> int:
         """Return how many bytes of its segments lie beyond the end of the file."""

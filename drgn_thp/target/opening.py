@@ -20,6 +20,10 @@ from .qmp import open_guest
 from .spec import TargetSpec
 from .vmcoreinfo import read_vmcoreinfo
 
+SLIM_NOTE = "drgn_thp"
+"""Name of the ELF note by which a slim core is known; it says in words what the core holds."""
+MAX_SLIM_NOTE = 1000
+
 
 @dataclass(frozen=True)
 class Target:
@@ -29,6 +33,7 @@ class Target:
     :ivar types_source: Where its types come from, for reports: "DWARF of /path/vmlinux", "BTF in the dump".
     :ivar has_unwinder: Whether stack traces are to be trusted. Without DWARF, drgn's are wrong without saying so.
     :ivar notes: What is missing or odd, a line each. More may follow while the target is used.
+    :ivar slim: What a slim core says of itself; None if it is none. What is not in one was left out, not damaged.
     """
 
     prog: Program
@@ -36,6 +41,21 @@ class Target:
     types_source: str
     has_unwinder: bool
     notes: list[str] = field(default_factory=list)
+    slim: str | None = None
+
+
+@dataclass
+class Memory:
+    """
+    A Program that reads the memory of a target, but has no types yet.
+
+    :ivar name: What to call it in messages.
+    """
+
+    prog: Program
+    name: str
+    notes: list[str] = field(default_factory=list)
+    slim: str | None = None
 
 
 def open_target(spec: TargetSpec) -> Target:
@@ -48,25 +68,48 @@ def open_target(spec: TargetSpec) -> Target:
     :raises TargetError: if it cannot be opened, is not a Linux kernel, nothing that fits describes it,
         or what is asked is contradictory
     """
+    return open_types(open_memory(spec), spec)
+
+
+def open_memory(spec: TargetSpec) -> Memory:
+    """
+    Open a core, the running kernel or a QEMU guest, but look for no types.
+
+    :raises TargetError: if it cannot be opened, is not a Linux kernel, or what is asked is contradictory
+    """
     if (spec.core is not None) + spec.kernel + (spec.qemu is not None) != 1:
         raise TargetError("name one target: -c CORE, -k for the running kernel, or --qemu ADDRESS")
     if spec.btf is not None and (spec.no_btf or spec.symbols):
         raise TargetError("--btf excludes --no-btf and -s: types of two sources do not mix")
     name = spec.core or spec.qemu or "/proc/kcore"
-    notes: list[str] = []
-    prog = Program(_platform(spec), vmcoreinfo=_vmcoreinfo(spec))
+    memory = Memory(Program(_platform(spec), vmcoreinfo=_vmcoreinfo(spec)), name)
     with captured_log() as log:
-        _open_memory(prog, spec, name, notes)
-        notes += log
-        _check_linux(prog, spec, name)
-        release = prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace")
+        _open_memory(memory, spec)
+        memory.notes += log
+        _check_linux(memory.prog, spec, name)
+    if memory.slim is not None:
+        memory.notes.append(f"slim core: {memory.slim}")
+    return memory
+
+
+def open_types(memory: Memory, spec: TargetSpec) -> Target:
+    """
+    Give memory its types, in the order that :func:`open_target` says.
+
+    :raises TargetError: if nothing that fits describes it
+    """
+    prog, notes = memory.prog, memory.notes
+    with captured_log():
+        release = prog["UTS_RELEASE"].string_().decode("ascii", "replace")
+        if not release.isprintable() or "\N{REPLACEMENT CHARACTER}" in release:
+            raise TargetError(f"{memory.name}: its VMCOREINFO is damaged: the release of the kernel is {release!r}")
         try:
-            source, has_unwinder = _load_types(prog, spec, name, release, notes)
+            source, has_unwinder = _load_types(prog, spec, memory.name, release, notes)
         except TargetError as error:
             # A core that is cut off may lack what the types are found by.
             raise TargetError("; ".join([str(error), *notes])) from error
     register_module_symbols(prog)
-    return Target(prog, release, source, has_unwinder, notes)
+    return Target(prog, release, source, has_unwinder, notes, memory.slim)
 
 
 def _load_types(prog: Program, spec: TargetSpec, name: str, release: str, notes: list[str]) -> tuple[str, bool]:
@@ -100,14 +143,15 @@ def _vmcoreinfo(spec: TargetSpec) -> bytes | None:
         raise TargetError(f"{spec.vmcoreinfo}: {error.strerror or error}") from error
 
 
-def _open_memory(prog: Program, spec: TargetSpec, name: str, notes: list[str]) -> None:
+def _open_memory(memory: Memory, spec: TargetSpec) -> None:
+    name = memory.name
     try:
         if spec.core is not None:
-            _open_core(prog, spec.core, notes)
+            _open_core(memory, spec.core)
         elif spec.qemu is not None:
-            open_guest(prog, spec.qemu)
+            open_guest(memory.prog, spec.qemu)
         else:
-            prog.set_kernel()
+            memory.prog.set_kernel()
     except DrgnThpError:
         raise
     except OSError as error:
@@ -121,7 +165,7 @@ def _denied(error: OSError) -> bool:
     return error.errno in (errno.EACCES, errno.EPERM)
 
 
-def _open_core(prog: Program, path: str, notes: list[str]) -> None:
+def _open_core(memory: Memory, path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         kind = compression(fd)
@@ -132,10 +176,16 @@ def _open_core(prog: Program, path: str, notes: list[str]) -> None:
         if elf is not None:
             if elf.type != ET_CORE:
                 raise TargetError(f"{path}: an ELF file, but no core dump")
+            if elf.has_impossible_segments():
+                raise TargetError(f"{path}: its program headers are damaged")
             missing = elf.missing_bytes()
             if missing:
-                notes.append(f"{path} is cut off: its last {missing} bytes are missing, and what lay there is unknown")
-        prog.set_core_dump(path if kind is None else os.dup(fd))  # the Program closes what it is given
+                memory.notes.append(
+                    f"{path} is cut off: its last {missing} bytes are missing, and what lay there is unknown"
+                )
+            slim = elf.note(SLIM_NOTE)
+            memory.slim = None if slim is None else slim[:MAX_SLIM_NOTE].decode("utf-8", "backslashreplace")
+        memory.prog.set_core_dump(path if kind is None else os.dup(fd))  # the Program closes what it is given
     finally:
         os.close(fd)
 
