@@ -18,7 +18,6 @@ import numpy
 from ..errors import UnknownLayout
 
 MAX_BYTES = 64 << 20
-MAX_TYPE_BYTES = 16 << 20  # of one C type; the largest of real kernels have 4 MiB
 MAX_DEPTH = 48  # of typedefs, qualifiers, pointers, arrays and members by value around each other
 _HEADER = "HBBIIIII"
 _MAGIC = 0xEB9F
@@ -111,12 +110,11 @@ class Btf:
     :raises UnknownLayout: if the data is damaged or of an unknown version
     """
 
-    def __init__(self, data: bytes, base: Btf | None = None, name: str = "BTF", pointer_bytes: int = 8) -> None:
+    def __init__(self, data: bytes, base: Btf | None = None, name: str = "BTF") -> None:
         self.base = base
         self.name = name
         self.end: int  # the number after the last type's
         self.end_of_strings: int
-        self.pointer_bytes = pointer_bytes
         if len(data) > MAX_BYTES:
             self.damaged(f"{len(data)} bytes are too many")
         order = next((o for o in "<>" if data[:2] == struct.pack(o + "H", _MAGIC)), None)
@@ -143,8 +141,6 @@ class Btf:
         self.end_of_strings = self._first_string + len(self._strings)
         self._first = base.end if base else 1
         self._index(*self._widths(data, order, header))
-        self._sizes: dict[int, int] = {}
-        self._prototypes: set[int] = set()
         self._offsets: dict[bytes, list[int]] | None = None
         self._enumerators: tuple[Any, Any] | None = None
 
@@ -363,8 +359,6 @@ class Btf:
                 result[self.type_name(variable)] = Variable(self.third(variable), section, offset)
         return result
 
-    # Layout.
-
     def resolve(self, type_id: int) -> int:
         """Return the type that is left without typedefs and qualifiers."""
         for _ in range(MAX_DEPTH):
@@ -372,83 +366,3 @@ class Btf:
                 return type_id
             type_id = self.third(type_id)
         self.damaged(f"type {type_id} is nested too deep")
-
-    def size(self, type_id: int, depth: int = 0) -> int:
-        """
-        Return the size of a type in bytes, having checked all that it holds by value.
-
-        :raises UnknownLayout: if it has none, contains itself, or its members do not fit into it
-        """
-        type_id = self.resolve(type_id)
-        known = self._sizes.get(type_id)
-        if known is not None:
-            return known
-        if depth > MAX_DEPTH:
-            self.damaged(f"type {type_id} contains itself, or is nested too deep")
-        kind = self.kind(type_id)
-        if kind == Kind.PTR:
-            size = self.pointer_bytes
-        elif kind == Kind.ARRAY:
-            array = self.array(type_id)
-            size = array.length * self.size(array.type_id, depth + 1)
-        elif kind in (Kind.STRUCT, Kind.UNION):
-            size = self.third(type_id)
-            self._check_members(type_id, kind, size, depth)
-        elif kind in (Kind.INT, Kind.FLOAT, Kind.ENUM, Kind.ENUM64):
-            size = self.third(type_id)
-            if size not in (1, 2, 4, 8, 16) and not (kind == Kind.FLOAT and size == 12):
-                self.damaged(f"type {type_id} ({self.type_name(type_id)}) has {size} bytes")
-        else:
-            self.damaged(f"type {type_id} has no size, but is used by value")
-        if size > MAX_TYPE_BYTES:
-            self.damaged(f"type {type_id} has {size} bytes")
-        self._sizes[type_id] = size
-        return size
-
-    def check_prototype(self, type_id: int, depth: int = 0) -> None:
-        """
-        Check that a function type is not made of itself, so that it can be written down.
-
-        :raises UnknownLayout: if it is; with a name (a struct, a typedef) in between it may
-        """
-        if type_id in self._prototypes:
-            return
-        if depth > MAX_DEPTH:
-            self.damaged(f"type {type_id} is made of itself, or is nested too deep")
-        kind = self.kind(type_id)
-        if kind == Kind.FUNC_PROTO:
-            for _, parameter in self.parameters(type_id):
-                self.check_prototype(parameter, depth + 1)
-        if kind == Kind.ARRAY:
-            self.check_prototype(self.array(type_id).type_id, depth + 1)
-        elif kind in (Kind.FUNC_PROTO, Kind.PTR) or (kind in TRANSPARENT and kind != Kind.TYPEDEF):
-            self.check_prototype(self.third(type_id), depth + 1)
-        self._prototypes.add(type_id)
-
-    def _check_members(self, type_id: int, kind: int, size: int, depth: int) -> None:
-        """Check that members fit in, and in a struct do not overlap, by which most damage shows."""
-        spans = []
-        for member in self.members(type_id):
-            member_bits = 8 * self.size(member.type_id, depth + 1)
-            bits = self.bit_field(member)[1]
-            if bits and self.kind(self.resolve(member.type_id)) not in (Kind.INT, Kind.ENUM, Kind.ENUM64):
-                self.damaged(f"{self.type_name(type_id)}.{member.name} is a bit-field, but no integer")
-            if bits > member_bits:
-                self.damaged(f"{self.type_name(type_id)}.{member.name} has more bits than its type")
-            spans.append((member.bit_offset, member.bit_offset + (bits or member_bits)))
-        spans.sort()
-        if any(end > 8 * size for _, end in spans):
-            self.damaged(f"a member of {self.type_name(type_id) or f'type {type_id}'} reaches beyond its end")
-        if kind == Kind.STRUCT and any(start < end for (_, end), (start, _) in zip(spans, spans[1:])):
-            self.damaged(f"members of {self.type_name(type_id) or f'type {type_id}'} overlap")
-
-    def bit_field(self, member: Member) -> tuple[int, int]:
-        """Return the bit offset of a member, and the bits if it is a bit-field, else 0."""
-        type_id = self.resolve(member.type_id)
-        if self.kind(type_id) != Kind.INT:
-            return member.bit_offset, member.bits
-        # Without the flag of the struct, an INT narrower than its bytes makes the bit-field.
-        _, offset, bits = self.int_encoding(type_id)
-        if not member.bits and (offset or bits != 8 * self.third(type_id)):
-            return member.bit_offset + offset, bits
-        return member.bit_offset, member.bits

@@ -5,10 +5,22 @@ from __future__ import annotations
 
 from functools import partial
 
-from drgn import AbsenceReason, Object, Program, Qualifiers, Type, TypeEnumerator, TypeKind, TypeMember, TypeParameter
+from drgn import (
+    AbsenceReason,
+    Object,
+    PlatformFlags,
+    Program,
+    Qualifiers,
+    Type,
+    TypeEnumerator,
+    TypeKind,
+    TypeMember,
+    TypeParameter,
+)
 
 from ..errors import UnknownLayout
 from .btf import MAX_DEPTH, Btf, Kind, Member
+from .btf_layouts import Layouts
 
 # What a type finder is asked for, by the kinds of BTF that answer.
 KINDS: dict[TypeKind, tuple[int, ...]] = {
@@ -42,6 +54,8 @@ class Types:
         self.prog = prog
         self.btf = btf
         self.base = base
+        is_64_bit = prog.platform is None or bool(prog.platform.flags & PlatformFlags.IS_64_BIT)
+        self.layouts = Layouts(btf, 8 if is_64_bit else 4)
         self._types: dict[int, Type] = {}
         self._found: dict[tuple[str, frozenset[TypeKind]], Type | None] = {}
 
@@ -91,19 +105,19 @@ class Types:
         if kind == Kind.TYPE_TAG:
             return self.get(btf.third(type_id), depth)
         if kind == Kind.ARRAY:
-            btf.size(type_id)
+            self.layouts.size(type_id)
             array = btf.array(type_id)
             return prog.array_type(self.get(array.type_id, depth), array.length)
         name = btf.type_name(type_id)
         if kind == Kind.TYPEDEF:
             return prog.typedef_type(name, self.get(btf.third(type_id), depth))
         if kind == Kind.INT:
-            encoding, size = btf.int_encoding(type_id)[0], btf.size(type_id)
+            encoding, size = btf.int_encoding(type_id)[0], self.layouts.size(type_id)
             return (
                 prog.bool_type(name, size) if encoding & _BOOL else prog.int_type(name, size, bool(encoding & _SIGNED))
             )
         if kind == Kind.FLOAT:
-            return prog.float_type(name, btf.size(type_id))
+            return prog.float_type(name, self.layouts.size(type_id))
         if kind in (Kind.ENUM, Kind.ENUM64):
             return self._enum(type_id)
         if kind == Kind.FWD:
@@ -113,7 +127,7 @@ class Types:
         btf.damaged(f"type {type_id} is used as a type, but is none")
 
     def _compound(self, type_id: int, kind: int) -> Type:
-        size = self.btf.size(type_id)  # checks the members
+        size = self.layouts.size(type_id)  # checks the members
         members = self.btf.members(type_id)
         make = self.prog.struct_type if kind == Kind.STRUCT else self.prog.union_type
         last = len(members) - 1 if kind == Kind.STRUCT else -1
@@ -121,7 +135,7 @@ class Types:
             self.btf.type_name(type_id) or None,
             size,
             [
-                TypeMember(partial(self._member, m, i == last), m.name or None, self.btf.bit_field(m)[0])
+                TypeMember(partial(self._member, m, i == last), m.name or None, self.layouts.bit_field(m)[0])
                 for i, m in enumerate(members)
             ],
         )
@@ -131,7 +145,7 @@ class Types:
         if flexible is not None:
             return flexible
         type_ = self.get(member.type_id)
-        bits = self.btf.bit_field(member)[1]
+        bits = self.layouts.bit_field(member)[1]
         if not bits:
             return type_
         return Object(self.prog, type_, absence_reason=AbsenceReason.OTHER, bit_field_size=bits)
@@ -150,7 +164,7 @@ class Types:
         name, enumerators = self.btf.type_name(type_id) or None, self.btf.enumerators(type_id)
         if not enumerators:
             return self.prog.enum_type(name)  # only declared
-        size, signed = self.btf.size(type_id), any(e.value < 0 for e in enumerators)
+        size, signed = self.layouts.size(type_id), any(e.value < 0 for e in enumerators)
         integer = (_ENUM_INTEGERS if signed else _ENUM_UNSIGNED).get(size)
         if integer is None:
             self.btf.damaged(f"enum {name} has {size} bytes")
@@ -166,7 +180,7 @@ class Types:
         return self.prog.union_type(name or None) if is_union else self.prog.struct_type(name or None)
 
     def _function(self, type_id: int, depth: int) -> Type:
-        self.btf.check_prototype(type_id)
+        self.layouts.check_prototype(type_id)
         parameters = self.btf.parameters(type_id)
         variadic = bool(parameters) and parameters[-1] == ("", 0)
         made = [

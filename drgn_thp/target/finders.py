@@ -15,6 +15,8 @@ from .globals import Globals
 NAME = "drgn_thp.btf"
 GLOBALS_NAME = "drgn_thp.globals"
 MAX_MODULES = 4096
+# AttributeError: a member is missing; OSError: of a core whose headers are damaged.
+_READ_ERRORS = (FaultError, OSError, LookupError, AttributeError, UnknownLayout)
 MAX_ALL_MODULES_BYTES = 256 << 20
 
 
@@ -127,7 +129,7 @@ class Finders:
             self._modules = []  # the reading below asks for types, too
             try:
                 self._modules = self._read_modules()
-            except (FaultError, LookupError, UnknownLayout) as error:
+            except _READ_ERRORS as error:
                 self._note(f"types of modules cannot be had: {error}")
         return self._modules
 
@@ -150,9 +152,9 @@ class Finders:
                 total += size
                 if size > MAX_BYTES or total > MAX_ALL_MODULES_BYTES:
                     raise UnknownLayout(f"its BTF has {size} bytes")
-                module = Btf(prog.read(address, size), kernel.btf, f"BTF of module {name}", kernel.btf.pointer_bytes)
+                module = Btf(prog.read(address, size), kernel.btf, f"BTF of module {name}")
                 result.append(Types(prog, module, kernel))
-            except (FaultError, UnknownLayout) as error:
+            except _READ_ERRORS as error:
                 self._note(f"types of module {name} cannot be had: {error}")
             node = prog.read_u64(node)
         raise UnknownLayout("the list of modules' BTF has no end")

@@ -47,7 +47,7 @@ class Witness:
     def length(self, name: str) -> int | None:
         """Return the length that VMCOREINFO gives for an array, or the value of an enumerator."""
         said = self.vmcoreinfo.get(f"LENGTH({name})", "")
-        if said.isdigit():
+        if re.fullmatch("[0-9]{1,7}", said):
             return int(said)
         try:
             return int(self.prog.constant(name).value_())
@@ -60,7 +60,7 @@ class Witness:
             address = self.prog.symbol("mem_section").address
             value = int(self.vmcoreinfo["SYMBOL(mem_section)"], 16)
             return value not in (0, address) and bool(self.prog.read_u64(address) == value)
-        except (LookupError, ValueError, FaultError):
+        except (LookupError, ValueError, FaultError, OSError):
             return False
 
 

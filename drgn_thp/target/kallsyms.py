@@ -142,7 +142,7 @@ class _ModuleSymbols:
         try:
             for module in islice(for_each_module(self._prog), MAX_MODULES):
                 regions += [(start, start + size, module) for start, size in module_address_regions(module) if size]
-        except (FaultError, LookupError, AttributeError):
+        except (FaultError, OSError, LookupError, AttributeError):
             pass  # as many as can be read
         return sorted(regions, key=lambda region: region[0])
 
@@ -152,5 +152,5 @@ def _symbols_of(module: Object) -> list[Symbol]:
         if int(module.kallsyms.num_symtab) > MAX_MODULE_SYMBOLS:
             return []
         return module_kallsyms(module)
-    except (FaultError, LookupError, AttributeError, ValueError):
+    except (FaultError, OSError, LookupError, AttributeError, ValueError):
         return []

@@ -31,9 +31,8 @@ def load_btf(prog: Program, spec: TargetSpec, target: str, release: str, notes: 
         source = "BTF in the kernel's memory, read by drgn"
     else:
         data, source = (given, f"BTF of {spec.btf}") if given is not None else _find(prog, spec, target, release)
-        pointer_bytes = prog.address_size() if hasattr(prog, "address_size") else 8
         try:
-            finders = Finders(prog, Btf(data, name=source, pointer_bytes=pointer_bytes), notes.append)
+            finders = Finders(prog, Btf(data, name=source), notes.append)
             confirmed, misplaced = finders.misplaced_variables()
         except UnknownLayout as error:
             raise TargetError(f"{target}: {error}: name its vmlinux with -s") from error
