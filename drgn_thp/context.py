@@ -23,8 +23,9 @@ from .kernel import Kernel
 from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
-from .memmap import Memmap, Rows
+from .memmap import Memmap
 from .resources import Resources, read_resources
+from .rows import Rows
 from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read_sections
 from .traits import read_kernel
 from .zones import Zone, check_zone_bits, read_zones

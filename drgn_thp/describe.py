@@ -9,11 +9,11 @@ from typing import Any
 import numpy
 
 from . import formulas
+from .census import BlockCensus
 from .context import Context
 from .folios import Folios
 from .gates import Path
 from .pagetype import NAMES, PageType
-from .scan import BlockCensus
 from .verdicts import block_verdict
 
 SCHEMA = "drgn-thp/1"

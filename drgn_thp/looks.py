@@ -10,7 +10,7 @@ import numpy
 from .folios import Column
 from .formulas import FOLIO_MM_IDS_SHARED
 from .layout import Layout
-from .memmap import Rows
+from .rows import Rows
 
 # Facts of the struct pages behind the first, with the bits that count; all of them if None.
 _LARGE_FACTS = {

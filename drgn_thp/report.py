@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from .blocks import Block, read_blocks
+from .census import BlockCensus
 from .context import Context
 from .describe import SCHEMA, Describer, Record
 from .gates import Path, Reason, find_reason
-from .scan import BlockCensus, Scan
+from .scan import Scan
 
 
 @dataclass(frozen=True)

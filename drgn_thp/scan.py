@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The census: every folio of every memory block, judged on the paths asked for.
+The scan: every folio of every memory block, judged on the paths asked for.
 
 Memory stays flat however large the host: of most folios only a count remains, and only those that are refused are kept,
 until their block has been handed out.
@@ -16,130 +16,27 @@ from typing import Callable
 import numpy
 from drgn import FaultError
 
-from . import formulas
 from .blocks import Block, online_ranges
+from .census import BlockCensus, PathCensus, Tally
+from .chunk import Chunk
 from .classes import MAX_CLASSES, UNKNOWN, Classes
-from .context import Context, needs_buffers
-from .folios import Column, Folios
-from .gates import Gate, Path, Reason
+from .context import Context
+from .folios import Column
+from .formulas import PAGE_MAPPING_FLAGS
+from .gates import Path, Reason
+from .live import Live
 from .looks import Glance, Looks
-from .memmap import Chunk, Live, Rows, concatenate
+from .rows import Rows, concatenate
 
 PENDING_ROWS = 16384
 """How many folios wait to be judged together: one call of numpy costs as much for one as for a few hundred."""
 KEPT_ROWS = 32768
 """How many refused folios may wait until their blocks are handed out."""
-_SMALLEST_READ = 64  # struct pages: where a read fails, this much is given up at least
-
-
 HELD_CHUNKS = 12
 MAX_WAITING = 4096
 """How many blocks may wait to be handed out."""
-_LOW_BITS = numpy.uint64(formulas.PAGE_MAPPING_FLAGS)
-
-
-@dataclass
-class PathCensus:
-    """How many folios one path refuses in a block, by reason."""
-
-    refused: int = 0
-    refused_pages: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Folios by primary reason."""
-    durations: dict[str, int] = field(default_factory=dict)
-    wrongly: int = 0
-
-    def add(self, gate: Gate, folios: int, pages: int) -> None:
-        """Count folios that a gate refuses before any other does."""
-        self.refused += folios
-        self.refused_pages += pages
-        self.reasons[gate.reason.name] = self.reasons.get(gate.reason.name, 0) + folios
-        self.durations[gate.duration.value] = self.durations.get(gate.duration.value, 0) + folios
-        if gate.wrongly:
-            self.wrongly += folios
-
-
-@dataclass
-class BlockCensus:
-    """What was found in a memory block."""
-
-    block: Block
-    paths: dict[str, PathCensus]
-    folios: int = 0
-    """Folios in use: of processes, files or the kernel."""
-    pages: int = 0
-    """Their pages."""
-    holes: int = 0
-    """Page frames without struct pages, or whose section is not online."""
-    poisoned: int = 0
-    unreadable: int = 0
-    zones: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Pages in use by node and zone."""
-    refused: Folios | None = None
-    """The refused folios that were asked for, in ascending order."""
-
-    @property
-    def free(self) -> int:
-        """Pages that are nobody's: free, on per-CPU lists, or tails of non-compound kernel allocations."""
-        return self.block.pages - self.holes - self.poisoned - self.unreadable - self.pages
-
-
-class _Tally:
-    """What verdicts mean for the counts of a block: one entry per class of folios that look alike."""
-
-    def __init__(self, paths: Sequence[Path], keep: Callable[[Reason], bool]) -> None:
-        self.paths = paths
-        self._keep = keep
-        self.worth: list[tuple[int, tuple[int, int], tuple[Gate | None, ...]]] = []
-        """Pages, place (node and zone), and the gate that refuses first on each path."""
-        self.kept = numpy.zeros(0, dtype=bool)
-        """Refused for a reason whose folios are wanted themselves, not just their number."""
-        self.alone = numpy.zeros(0, dtype=bool)
-        """Folios that must be judged one by one, whatever they look like."""
-        self.individual = numpy.zeros(0, dtype=bool)
-        """Kept or alone: more is to be done than counting."""
-
-    def judge(self, f: Folios, final: bool = False) -> None:
-        """
-        Judge folios, each of which stands for a class, and note what they are worth.
-
-        :param final: Whether a folio that must be judged alone stands for itself only
-        """
-        pages = numpy.where(formulas.is_free(f), 0, formulas.nr_pages(f)).tolist()
-        places = zip(f.node.tolist(), f.zone.tolist())
-        refusing = []
-        kept = numpy.zeros(len(f), dtype=bool)
-        for path in self.paths:
-            primary = path.judge(f).primary
-            gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
-            refusing.append([gates[index] for index in primary.tolist()])
-            kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
-        self.worth = list(zip(pages, places, zip(*refusing)))
-        self.alone = needs_buffers(f) & (not final)
-        self.kept = kept & ~self.alone
-        self.individual = self.kept | self.alone
-
-    def extend(self, other: _Tally, number: int) -> None:
-        """Append the first classes of another tally."""
-        self.worth += other.worth[:number]
-        self.kept = numpy.concatenate((self.kept, other.kept[:number]))
-        self.alone = numpy.concatenate((self.alone, other.alone[:number]))
-        self.individual = self.kept | self.alone
-
-    def credit(self, census: BlockCensus, weights: Column) -> None:
-        """Add ``weights[i]`` folios of class i to a block; those that are judged alone come by themselves."""
-        classes = weights.nonzero()[0]
-        tables = [census.paths[path.name] for path in self.paths]
-        for number, folios in zip(classes.tolist(), weights[classes].tolist()):
-            pages, place, gates = self.worth[number]
-            if not pages or self.alone[number]:
-                continue
-            census.folios += folios
-            census.pages += folios * pages
-            census.zones[place] = census.zones.get(place, 0) + folios * pages
-            for table, gate in zip(tables, gates):
-                if gate is not None:
-                    table.add(gate, folios, folios * pages)
+_SMALLEST_READ = 64  # struct pages: where a read fails, this much is given up at least
+_LOW_BITS = numpy.uint64(PAGE_MAPPING_FLAGS)
 
 
 @dataclass
@@ -220,7 +117,7 @@ class Scan:
         self._keep = keep
         self._progress = progress
         self._classes = Classes()
-        self._tally = _Tally(self.paths, keep)
+        self._tally = Tally(self.paths, keep)
         self._pending: list[_Pending] = []
         self._pending_rows = 0
         self._examples: list[Rows] = []
@@ -266,7 +163,7 @@ class Scan:
         self._kept_rows = 0
         if self._classes.length > MAX_CLASSES:
             self._classes = Classes()
-            self._tally = _Tally(self.paths, self._keep)
+            self._tally = Tally(self.paths, self._keep)
 
     # -- chunks --------------------------------------------------------------------------------------------------------
 
@@ -303,10 +200,10 @@ class Scan:
         starts, lengths = _runs(live)
         state, counts = live.state[starts], live.counts[starts]
         kinds = self._kinds(live.mapping[starts], state, counts)
-        kinds <<= self.context.memmap.kind_shift
+        kinds <<= self.context.memmap.finder.kind_shift
         state |= kinds
         # A large folio's state is more than its first struct page.
-        single = state & self.context.memmap.head
+        single = state & self.context.memmap.finder.head
         odd = self._odd_rows(chunk, live)
         if odd is not None:
             single |= numpy.logical_or.reduceat(odd, starts)
@@ -329,7 +226,7 @@ class Scan:
         kinds = mapping & _LOW_BITS
         rows = (kinds == 0).nonzero()[0]
         if len(rows):
-            pointers = self.context.memmap.untyped(state[rows], counts[rows])
+            pointers = self.context.memmap.finder.untyped(state[rows], counts[rows])
             pointers &= mapping[rows] != 0
             kinds[rows] = self.context.mappings.kinds_of(mapping[rows], pointers)
         return kinds
@@ -406,21 +303,21 @@ class Scan:
             looks = Looks.concatenate([part.looks for part in pending])
         chosen, which = self._glance.distinct(rows, looks)
         new = sum(map(len, examples))
-        tally = _Tally(self.paths, self._keep)
+        tally = Tally(self.paths, self._keep)
         tally.judge(self.context.folios(concatenate([*examples, rows.select(chosen)])))
         self._tally.extend(tally, new)
         which = which + new
         if tally.alone[new:].any():  # their looks do not decide: once more, each for itself
             looks.apart[tally.alone[which]] = True
             chosen, which = self._glance.distinct(rows, looks)
-            tally = _Tally(self.paths, self._keep)
+            tally = Tally(self.paths, self._keep)
             tally.judge(self.context.folios(rows.select(chosen)), final=True)
         self._share_out(pending, tally, which)
         held, self._held = self._held, []
         for chunk in held:
             self._keep_rows(chunk)
 
-    def _share_out(self, pending: list[_Pending], tally: _Tally, which: Column) -> None:
+    def _share_out(self, pending: list[_Pending], tally: Tally, which: Column) -> None:
         """Count judged folios in the blocks they are from, and keep those that are wanted themselves."""
         start = 0
         for part in pending:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from .census import BlockCensus
 from .context import Context
 from .gates import Duration
-from .scan import BlockCensus
 
 YES, LATER, BLOCKS, ENDLESS, NO, OFFLINE, UNKNOWN = "yes", "later", "blocks", "endless", "no", "offline", "unknown"
 

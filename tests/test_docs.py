@@ -19,6 +19,7 @@ from drgn_thp import docgen, ledger
 from drgn_thp import report as report_module
 from drgn_thp.batches import Batches
 from drgn_thp.blocks import Block
+from drgn_thp.census import BlockCensus, PathCensus
 from drgn_thp.cli import _parser
 from drgn_thp.context import Context, Doubts
 from drgn_thp.describe import SCHEMA, SHOWN_FLAGS, Record
@@ -29,7 +30,6 @@ from drgn_thp.kernel import Kernel
 from drgn_thp.mapping_kinds import MappingKind, MigrateOp
 from drgn_thp.pagetype import NAMES, PageType
 from drgn_thp.resources import Resources
-from drgn_thp.scan import BlockCensus, PathCensus
 
 from .tree import ROOT, table_after
 from .vm.lab import ensure_dump

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a scan counts: the folios of a memory block, by path and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Callable
+
+import numpy
+
+from . import formulas
+from .blocks import Block
+from .context import needs_buffers
+from .folios import Column, Folios
+from .gates import Gate, Path, Reason
+
+
+@dataclass
+class PathCensus:
+    """How many folios one path refuses in a block, by reason."""
+
+    refused: int = 0
+    refused_pages: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Folios by primary reason."""
+    durations: dict[str, int] = field(default_factory=dict)
+    wrongly: int = 0
+
+    def add(self, gate: Gate, folios: int, pages: int) -> None:
+        """Count folios that a gate refuses before any other does."""
+        self.refused += folios
+        self.refused_pages += pages
+        self.reasons[gate.reason.name] = self.reasons.get(gate.reason.name, 0) + folios
+        self.durations[gate.duration.value] = self.durations.get(gate.duration.value, 0) + folios
+        if gate.wrongly:
+            self.wrongly += folios
+
+
+@dataclass
+class BlockCensus:
+    """What was found in a memory block."""
+
+    block: Block
+    paths: dict[str, PathCensus]
+    folios: int = 0
+    """Folios in use: of processes, files or the kernel."""
+    pages: int = 0
+    """Their pages."""
+    holes: int = 0
+    """Page frames without struct pages, or whose section is not online."""
+    poisoned: int = 0
+    unreadable: int = 0
+    zones: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Pages in use by node and zone."""
+    refused: Folios | None = None
+    """The refused folios that were asked for, in ascending order."""
+
+    @property
+    def free(self) -> int:
+        """Pages that are nobody's: free, on per-CPU lists, or tails of non-compound kernel allocations."""
+        return self.block.pages - self.holes - self.poisoned - self.unreadable - self.pages
+
+
+class Tally:
+    """What verdicts mean for the counts of a block: one entry per class of folios that look alike."""
+
+    def __init__(self, paths: Sequence[Path], keep: Callable[[Reason], bool]) -> None:
+        self.paths = paths
+        self._keep = keep
+        self.worth: list[tuple[int, tuple[int, int], tuple[Gate | None, ...]]] = []
+        """Pages, place (node and zone), and the gate that refuses first on each path."""
+        self.kept = numpy.zeros(0, dtype=bool)
+        """Refused for a reason whose folios are wanted themselves, not just their number."""
+        self.alone = numpy.zeros(0, dtype=bool)
+        """Folios that must be judged one by one, whatever they look like."""
+        self.individual = numpy.zeros(0, dtype=bool)
+        """Kept or alone: more is to be done than counting."""
+
+    def judge(self, f: Folios, final: bool = False) -> None:
+        """
+        Judge folios, each of which stands for a class, and note what they are worth.
+
+        :param final: Whether a folio that must be judged alone stands for itself only
+        """
+        pages = numpy.where(formulas.is_free(f), 0, formulas.nr_pages(f)).tolist()
+        places = zip(f.node.tolist(), f.zone.tolist())
+        refusing = []
+        kept = numpy.zeros(len(f), dtype=bool)
+        for path in self.paths:
+            primary = path.judge(f).primary
+            gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
+            refusing.append([gates[index] for index in primary.tolist()])
+            kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
+        self.worth = list(zip(pages, places, zip(*refusing)))
+        self.alone = needs_buffers(f) & (not final)
+        self.kept = kept & ~self.alone
+        self.individual = self.kept | self.alone
+
+    def extend(self, other: Tally, number: int) -> None:
+        """Append the first classes of another tally."""
+        self.worth += other.worth[:number]
+        self.kept = numpy.concatenate((self.kept, other.kept[:number]))
+        self.alone = numpy.concatenate((self.alone, other.alone[:number]))
+        self.individual = self.kept | self.alone
+
+    def credit(self, census: BlockCensus, weights: Column) -> None:
+        """Add ``weights[i]`` folios of class i to a block; those that are judged alone come by themselves."""
+        classes = weights.nonzero()[0]
+        tables = [census.paths[path.name] for path in self.paths]
+        for number, folios in zip(classes.tolist(), weights[classes].tolist()):
+            pages, place, gates = self.worth[number]
+            if not pages or self.alone[number]:
+                continue
+            census.folios += folios
+            census.pages += folios * pages
+            census.zones[place] = census.zones.get(place, 0) + folios * pages
+            for table, gate in zip(tables, gates):
+                if gate is not None:
+                    table.add(gate, folios, folios * pages)
