@@ -200,7 +200,7 @@ class LiveFinder:
                 drop = numpy.zeros(len(rows), dtype=bool)
                 drop[tails] = True
         if self._fake_heads:
-            heads = (state & self.head).nonzero()[0]
+            heads = ((state & self.head) != 0).nonzero()[0]
             if len(heads):
                 fakes = heads[self._is_fake_head(chunk, rows[heads])]
                 if len(fakes):
