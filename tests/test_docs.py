@@ -25,13 +25,13 @@ from drgn_thp.context import Context, Doubts
 from drgn_thp.describe import SCHEMA, SHOWN_FLAGS, Record
 from drgn_thp.folios import Folios, table
 from drgn_thp.formulas import PAGE_MAPPING_ANON
-from drgn_thp.gates import Duration, find_path, paths, reasons_of
+from drgn_thp.gates import Duration, paths, reasons_of
 from drgn_thp.kernel import Kernel
 from drgn_thp.mapping_kinds import MappingKind, MigrateOp
 from drgn_thp.pagetype import NAMES, PageType
 from drgn_thp.resources import Resources
 
-from .tree import ROOT, table_after
+from .tree import ROOT, files, table_after
 from .vm.lab import ensure_dump
 from .vm.matrix import KERNELS
 from .vm.matrix import Kernel as MatrixKernel
@@ -261,7 +261,12 @@ def test_links_lead_somewhere(page: str) -> None:
             assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}, target
 
 
-def test_paths_named_in_the_readme_exist() -> None:
-    """The defaults that the text names are paths."""
-    for name in ("contig", "offline"):
-        assert find_path(name).name == name
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/schema.md"])
+def test_names_in_code_type_exist(page: str) -> None:
+    """Code is renamed; what a page still calls by the old name cannot be found any more."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    sources = [file for file in files() if file.suffix in {".py", ".toml", ".c"} and file.name != "test_docs.py"]
+    known = set(re.findall(r"\w+", "\n".join(file.read_text(encoding="utf-8") for file in sources)))
+    known |= {word for file in files() for word in re.findall(r"\w+", str(file.relative_to(ROOT)))}
+    names = re.findall(r"`([A-Za-z_][\w./]*)`", text)
+    assert {name for name in names if not set(re.findall(r"\w+", name)) <= known} == set()
