@@ -51,7 +51,9 @@ def load_dwarf(prog: Program, spec: TargetSpec, target: str, notes: list[str]) -
                 if _is_kernel(path):
                     kernel.try_file(path, force=True)
         if kernel.debug_file_path is None and any(_is_kernel(path) for path in paths):
-            raise TargetError(f"{', '.join(spec.symbols)}: no debugging symbols in it (the file is stripped)")
+            raise TargetError(
+                f"{', '.join(spec.symbols)}: no debugging symbols in it (stripped); --btf would take its BTF, if it has any"
+            )
     found: str | None = kernel.debug_file_path
     if found is not None:
         _note_missing_modules(prog, notes)

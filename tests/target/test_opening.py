@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import struct
 from pathlib import Path
 
 import pytest
-from drgn import FaultError
+from drgn import FaultError, Program
 
 from drgn_thp.errors import TargetError, UnknownLayout
-from drgn_thp.target import Target, TargetSpec, open_target
+from drgn_thp.target import Target, TargetSpec, kernelbtf, open_target
+from drgn_thp.target.btf import Btf
+from drgn_thp.target.finders import Finders
 
 from .minikernel import BASE, DATA_AT, MEM_SECTION_TABLE, PER_CPU_START, RELEASE, MiniKernel, make
+from .mutants import mutate
 from .writer import BtfWriter
 
 
@@ -406,3 +411,62 @@ def test_btf_file_is_none(core: Path, tmp_path: Path) -> None:
 def test_log_of_drgn_stays_off_the_terminal(core: Path, capfd: pytest.CaptureFixture[str]) -> None:
     open_core(MiniKernel().write(core))
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_server_is_asked(core: Path) -> None:
+    """debuginfod holds up whoever is not connected; it is there for those who ask for it."""
+    MiniKernel().write(core)
+    assert "debuginfod" not in open_core(core).prog.enabled_debug_info_finders()
+    prog = open_core(core, try_symbols_by=("debuginfod",), no_default_kernel_directories=True).prog
+    assert "debuginfod" in prog.enabled_debug_info_finders()
+    assert prog.debug_info_options.kernel_directories == ()
+
+
+def test_drgn_that_reads_btf_itself(core: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No release does yet. Its types are preferred to ours, and checked like ours."""
+
+    def load(prog: Program) -> bool:
+        Finders(prog, Btf(MiniKernel().writer.data()), print).register()
+        return True
+
+    monkeypatch.setattr(kernelbtf, "_load_by_drgn", load)
+    target = open_core(MiniKernel().write(core))
+    assert target.types_source == "BTF in the kernel's memory, read by drgn"
+    assert target.prog["max_pfn"] == 0x40000
+    core_fails("does not fit", make(core, **{"SIZE(page)": "44"}))
+
+
+def test_mutants(core: Path) -> None:
+    """Whatever a core holds: it opens or says in one line why not; and what it is asked then ends in bounds, too."""
+    data = MiniKernel().with_module().write(core).read_bytes()
+    rng = random.Random(30_000)
+    opened = 0
+    messages: list[str] = []
+    for _ in range(1000):
+        core.write_bytes(mutate(data, rng))
+        try:
+            prog = open_core(core).prog
+        except TargetError as error:
+            messages.append(str(error))
+            continue
+        opened += 1
+        for name in ("page", "folio", "zone", "rq", "virtio_mem"):
+            with contextlib.suppress(LookupError, UnknownLayout):
+                prog.type(f"struct {name}")
+        for name in (
+            "mem_section",
+            "node_data",
+            "max_pfn",
+            "runqueues",
+            "PG_lru",
+            "VIRTIO_MEM_LIMIT",
+            "vmemmap_populate",
+        ):
+            with contextlib.suppress(LookupError, UnknownLayout, FaultError):
+                prog[name].type_.type_name()
+        for address in (0, BASE + 0x80, DATA_AT + 0x105):
+            with contextlib.suppress(LookupError):
+                prog.symbol(address)
+    assert not [message for message in messages if "\n" in message]
+    assert opened > 300
+    assert len(messages) > 300
