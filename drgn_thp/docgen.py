@@ -11,6 +11,7 @@ import ast
 import inspect
 import re
 import runpy
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path as File
@@ -135,6 +136,8 @@ def _kernels_table(matrix: File) -> str:
 
 def main() -> None:
     """Write the files that are out of date, and name them."""
+    if not (ROOT / MATRIX).exists():
+        sys.exit(f"{ROOT} is no checkout of drgn_thp: there is no {MATRIX}")
     for file, text in generate().items():
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")

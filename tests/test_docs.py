@@ -29,6 +29,7 @@ from drgn_thp.gates import Duration, paths, reasons_of
 from drgn_thp.kernel import Kernel
 from drgn_thp.mapping_kinds import MappingKind, MigrateOp
 from drgn_thp.pagetype import NAMES, PageType
+from drgn_thp.render.text import FOLIO_HEADERS
 from drgn_thp.resources import Resources
 
 from .tree import ROOT, files, table_after
@@ -245,6 +246,12 @@ def test_commands_in_the_readme_are_understood(command: str) -> None:
     """An example with an option that does not exist is worse than none."""
     words = shlex.split(command, comments=True)[1:]
     assert _parser().parse_args(words).command == words[0]
+
+
+def test_tables_in_the_readme_look_as_they_do() -> None:
+    """The output shown is of a real run; when the columns change, it is to be run again."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^ *" + " +".join(FOLIO_HEADERS) + "$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES)
