@@ -52,7 +52,7 @@ def load_dwarf(prog: Program, spec: TargetSpec, target: str, notes: list[str]) -
                     kernel.try_file(path, force=True)
         if kernel.debug_file_path is None and any(_is_kernel(path) for path in paths):
             raise TargetError(
-                f"{', '.join(spec.symbols)}: no debugging symbols in it (stripped); --btf would take its BTF, if it has any"
+                f"{', '.join(spec.symbols)}: no debugging symbols in it (stripped): --btf would take its BTF"
             )
     found: str | None = kernel.debug_file_path
     if found is not None:
