@@ -72,7 +72,11 @@ class Report:
         types_source: str = "",
         notes: Iterable[str] = (),
         progress: Callable[[int], None] = lambda pages: None,
+        slim: bool = False,
     ) -> None:
+        """
+        :param slim: Whether the target is a slim core: what it lacks was left out on purpose
+        """
         self.context = context
         self.question = question
         self.types_source = types_source
@@ -82,6 +86,7 @@ class Report:
         self._all_derived = any(block.derived for block in blocks)
         self.notes = [*notes, *block_notes]
         self.progress = progress
+        self._missing = "are not recorded in this slim core" if slim else "could not be read"
 
     @property
     def pages(self) -> int:
@@ -93,11 +98,11 @@ class Report:
         """What is missing from the answer, in words; empty if nothing is."""
         totals, doubts = self.totals, self.context.doubts
         counted = (
-            (totals.unreadable_pages, "struct pages could not be read"),
+            (totals.unreadable_pages, f"struct pages {self._missing}"),
             (totals.derived_blocks, "memory blocks are derived from sections, their state is a guess"),
-            (len(doubts.unreadable_pageblocks), "sections whose pageblock flags could not be read"),
+            (len(doubts.unreadable_pageblocks), f"sections whose pageblock flags {self._missing}"),
             (len(doubts.unreadable_buffers), "folios whose buffer heads could not be followed"),
-            (self.context.mappings.unreadable, "address_spaces could not be read"),
+            (self.context.mappings.unreadable, f"address_spaces {self._missing}"),
         )
         missing = [f"{number} {what}" for number, what in counted if number]
         if totals.interrupted:

@@ -181,7 +181,7 @@ def test_only_the_command_line_speaks() -> None:
     """Everything else returns data, or writes to the stream that it is given."""
     for name, path in paths().items():
         named = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
-        assert name in {"cli", "docgen"} or not named & {"print", "input"}, name
+        assert name.split(".")[0] in {"cli", "docgen"} or not named & {"print", "input"}, name
 
 
 def test_importing_costs_nothing() -> None:

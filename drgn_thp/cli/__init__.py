@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The command line: ``drgn-thp``, one module for each subcommand.
+
+Exit status: 0 ran, nothing refused; 1 ran, refusals found; 2 ran, but something is missing from the answer (the output
+says what); 3 could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ..errors import DrgnThpError
+from ..escape import printable
+from . import folio, report, slim
+from .common import CLEAN, FAILED, INCOMPLETE
+
+COMMANDS = {"report": report, "folio": folio, "slim": slim}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="drgn-thp",
+        description="Which folios would this Linux kernel refuse to migrate, by which of its own checks?",
+        epilog="exit status: 0 nothing refused, 1 refusals found, 2 incomplete, 3 could not run",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in COMMANDS.values():
+        module.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse leaves with 2, which here means an incomplete answer
+        return FAILED if stop.code else CLEAN
+    try:
+        status: int = COMMANDS[arguments.command].run(arguments)
+        return status
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (head, a pager); keep the interpreter from complaining about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INCOMPLETE
+    except KeyboardInterrupt:
+        print("drgn-thp: interrupted", file=sys.stderr)
+        return FAILED
+    except DrgnThpError as error:
+        return _fail(arguments, str(error))
+    except Exception as error:  # a defect of ours, or a dump damaged in a new way: a line, not a traceback
+        return _fail(arguments, f"{type(error).__name__}: {error} (--debug shows where)")
+
+
+def _fail(arguments: argparse.Namespace, message: str) -> int:
+    if arguments.debug:
+        traceback.print_exc()
+    print(f"drgn-thp: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return FAILED
