@@ -88,6 +88,7 @@ class LiveFinder:
         buddy = layout.types.test(PageType.BUDDY)
         if buddy is None:
             raise UnknownLayout("no page type for free pages (PG_buddy)")
+        self._type_word, self._buddy_test = type_word, buddy
         self._buddy_mask, self._buddy = map(numpy.uint32, buddy)
         # A tail holds its head's address in compound_head, and only then do optimised hugetlb folios have fake heads.
         self._fake_heads = not layout.tails_hold_masks
@@ -106,7 +107,7 @@ class LiveFinder:
         if groups is None:
             counts = counts.copy()  # neighbours in memory from here on: it is looked at several times
             interesting = self._referenced_or_typed(counts)
-            if interesting.all():
+            if numpy.count_nonzero(interesting) == chunk.count:
                 if len(self._indices) < chunk.count:
                     self._indices = numpy.arange(chunk.count)
                 rows = self._indices[: chunk.count]
@@ -138,6 +139,16 @@ class LiveFinder:
             rows, state, counts, mapping = rows[keep], state[keep], counts[keep], mapping[keep]
         return Live(rows, state, counts, mapping, poisoned)
 
+    def free_block(self, chunk: Chunk) -> int:
+        """Return how many pages the free block has that begins with a chunk; 0 if there is none, or a small one."""
+        word = int(chunk.column(self._type_word)[0])
+        if word & self._buddy_test[0] != self._buddy_test[1]:
+            return 0
+        order = int(chunk.column(self._private)[0])
+        if not GROUP_ORDER <= order <= self.kernel.max_page_order or chunk.pfn & (1 << order) - 1:
+            return 0
+        return 1 << order
+
     def _groups_to_look_at(self, chunk: Chunk, flags: Column, counts: Column) -> tuple[Column | None, Column]:
         """
         Skip what the kernel skips: free blocks and large folios say themselves how many struct pages they cover.
@@ -150,9 +161,11 @@ class LiveFinder:
         # The first struct page of each group, and for what a large folio keeps there, the second.
         counts = counts[::GROUP]
         free = (self._type_words(counts) & self._buddy_mask) == self._buddy
-        order = numpy.where(free, chunk.column(self._private)[::GROUP], 0)
         large = (flags[::GROUP] & self.head) != 0
-        if large.any():
+        if not numpy.count_nonzero(free | large):
+            return None, _NO_ROWS
+        order = numpy.where(free, chunk.column(self._private)[::GROUP], 0)
+        if numpy.count_nonzero(large):
             large &= self._references(counts) > 0
             large &= (chunk.column(self._word)[::GROUP] & _ONE) == 0
             orders = chunk.column(self._order)[self._order.page :: GROUP]

@@ -8,7 +8,7 @@ Pieces are of 2 MiB: smaller ones pay for the calls, larger ones leave the proce
 from __future__ import annotations
 
 import numpy
-from drgn import Program
+from drgn import FaultError, Program
 
 from .chunk import Chunk
 from .folios import Column, Folios
@@ -47,6 +47,23 @@ class Memmap:
         :raises FaultError: if any of them cannot be read
         """
         return Chunk(pfn, count, self.prog.read(self.page_address(pfn), count * self.size), self.size)
+
+    def free_until(self, pfn: int, end: int) -> int:
+        """
+        Return where the free blocks end that begin at a page frame, having looked only at the first page of each.
+
+        The kernel's own scanners take a free block at its word in the same way.
+        """
+        while pfn < end:
+            try:
+                page = self.read(pfn, 1)
+            except FaultError:
+                break
+            pages = self.finder.free_block(page)
+            if not pages:
+                break
+            pfn += pages
+        return min(pfn, end)
 
     def live(self, chunk: Chunk) -> Live:
         """Find the struct pages of a chunk that are folios in use, or typed, or frozen."""

@@ -28,7 +28,7 @@ from .live import Live
 from .looks import Glance, Looks
 from .rows import Rows, concatenate
 
-PENDING_ROWS = 16384
+PENDING_ROWS = 32768
 """How many folios wait to be judged together: one call of numpy costs as much for one as for a few hundred."""
 KEPT_ROWS = 32768
 """How many refused folios may wait until their blocks are handed out."""
@@ -123,6 +123,7 @@ class Scan:
         self._examples: list[Rows] = []
         self._held: list[_Held] = []
         self._kept_rows = 0
+        self._after_free = False
         self._special = context.special_pfns()
         _keep_freed_memory()
         self._glance = Glance(context.layout)
@@ -168,9 +169,15 @@ class Scan:
     # -- chunks --------------------------------------------------------------------------------------------------------
 
     def _range(self, open_: _Open, start: int, end: int) -> None:
-        size = self.context.memmap.pages_per_chunk
+        memmap = self.context.memmap
+        size = memmap.pages_per_chunk
         pfn = start
         while pfn < end:
+            if self._after_free:  # more of it may follow, which need not be read
+                beginning, pfn = pfn, memmap.free_until(pfn, end)
+                self._progress(pfn - beginning)
+                self._after_free = pfn == end
+                continue
             count = min(size - pfn % size, end - pfn)
             self._read(open_, pfn, count)
             self._progress(count)
@@ -194,7 +201,8 @@ class Scan:
         """Count the small folios of a chunk by class, and queue the others."""
         live = self.context.memmap.live(chunk)
         open_.census.poisoned += live.poisoned
-        if not len(live.rows):
+        self._after_free = not len(live.rows)
+        if self._after_free:
             return
         # Neighbours are often alike: look at one of each run.
         starts, lengths = _runs(live)

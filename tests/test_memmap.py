@@ -217,3 +217,26 @@ def test_page_types(encoding: object, word: int, page_type: PageType) -> None:
 
     assert isinstance(encoding, type(TOP_BYTE))
     assert encoding.decode(numpy.array([word], numpy.uint32)).tolist() == [page_type]
+
+
+def test_free_blocks_are_taken_at_their_word() -> None:
+    """Behind free memory only the first page of each block is read, up to the first that is not free, or the end."""
+    memory = Memory(8192, layout(), NEW)
+    for pfn in range(0, 4096, 1024):
+        memory.put(pfn, type_word=0xF0000000, private=10)
+    memory.put(4096, type_word=0xF0000000, private=9)
+    memory.put(4608, type_word=0xF0000000, private=3)  # too small to be worth it
+    memmap = memory.memmap()
+    assert memmap.free_until(0, 8192) == 4608
+    assert memmap.free_until(0, 3000) == 3000
+    assert memmap.free_until(512, 8192) == 512
+    assert memmap.free_until(8192, 9000) == 8192  # not readable: left to whoever counts that
+
+
+@pytest.mark.parametrize("order", [11, 1 << 40, 0xFFFFFFFFFFFFFFFF])
+def test_absurd_free_blocks_are_not_taken_at_their_word(order: int) -> None:
+    memory = Memory(2048, layout(), NEW)
+    memory.put(0, type_word=0xF0000000, private=order)
+    memory.put(512, type_word=0xF0000000, private=10)
+    assert memory.memmap().free_until(0, 2048) == 0
+    assert memory.memmap().free_until(512, 2048) == 512
