@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from ..errors import DrgnThpError
 from ..escape import printable
-from . import folio, report, slim
+from . import demo, folio, report, slim
 from .common import CLEAN, FAILED, INCOMPLETE
 
-COMMANDS = {"report": report, "folio": folio, "slim": slim}
+COMMANDS = {"report": report, "folio": folio, "slim": slim, "demo": demo}
 
 
 def _parser() -> argparse.ArgumentParser:

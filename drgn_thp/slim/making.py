@@ -83,7 +83,8 @@ def make_slim(
         recorder.bulk = STRUCTURES
         touch_extras(target.prog, context)
         specs, needs_symbols = _ways_to_open(recorder, vmcoreinfo, target, memory, racy_check)
-        held = f"memory blocks {blocks or 'all'} of Linux {target.release}, written by drgn_thp"
+        held = f"memory blocks {blocks}" if blocks else "all memory blocks"
+        held += f" of Linux {target.release}, written by drgn_thp"
         layout = _layout(target.prog, page_size, vmcoreinfo, held)
         with scratch_beside(output) as scratch:
             with compressing(scratch, output) as sink:
