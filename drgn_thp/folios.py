@@ -92,9 +92,7 @@ def table(kernel: Kernel, columns: Mapping[str, Any], defaults: Mapping[str, Any
     :param columns: Sequences of equal length, by fact
     :param defaults: Value of columns that are not given; 0 or False where they are not in here either
     """
-    arrays = {
-        name: numpy.asarray(column, numpy.uint64 if name in _WORDS else None) for name, column in columns.items()
-    }
+    arrays = {name: numpy.asarray(column, numpy.uint64 if name in _WORDS else None) for name, column in columns.items()}
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) != 1:
         raise ValueError(f"columns of different lengths: {sorted(lengths)}")
