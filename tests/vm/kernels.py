@@ -47,7 +47,7 @@ class Files:
 
     @property
     def vmlinux(self) -> Path:
-        """Debug information of the image."""
+        """Debug information of the image; not there if only the image was asked for."""
         return self.directory / "vmlinux"
 
     @property
@@ -108,8 +108,11 @@ def _load(kernel: Kernel, directory: Path) -> Files:
 
 def _fetch_version(kernel: Kernel, apt: _Apt, version: str, directory: Path) -> Files:
     image, debug = kernel.metapackages
-    packages = sorted(apt.kernel_packages(image, version))
-    debug_packages = sorted(apt.kernel_packages(debug, version))
+    if kernel.image_only:
+        packages, debug_packages = sorted(apt.image_packages(version)), []
+    else:
+        packages = sorted(apt.kernel_packages(image, version))
+        debug_packages = sorted(apt.kernel_packages(debug, version))
     with new_directory(directory) as scratch:
         tree = scratch / "tree"
         tree.mkdir()
@@ -126,10 +129,11 @@ def _fetch_version(kernel: Kernel, apt: _Apt, version: str, directory: Path) -> 
         _decompress_modules(scratch / "modules")
         for package in debug_packages:
             _unpack(apt.download(package, version, scratch), tree, DEBUG_MEMBERS)
-        vmlinux = _the_one(tree, ["usr/lib/debug/boot/vmlinux-*", "usr/lib/debug/lib/modules/*/vmlinux"])
-        if release not in str(vmlinux):
-            raise FetchError(f"image is {release}, debug information is {vmlinux.relative_to(tree)}")
-        shutil.move(vmlinux, scratch / "vmlinux")
+        if debug_packages:
+            vmlinux = _the_one(tree, ["usr/lib/debug/boot/vmlinux-*", "usr/lib/debug/lib/modules/*/vmlinux"])
+            if release not in str(vmlinux):
+                raise FetchError(f"image is {release}, debug information is {vmlinux.relative_to(tree)}")
+            shutil.move(vmlinux, scratch / "vmlinux")
         shutil.rmtree(tree)
         meta = {"kernel": kernel.name, "version": version, "release": release, "packages": packages + debug_packages}
         (scratch / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
@@ -214,7 +218,9 @@ class _Apt:
         return records
 
     def versions(self) -> list[str]:
-        """Return the versions that have both an image and debug information, newest first."""
+        """Return the versions that have both an image and debug information, or all that is asked for; newest first."""
+        if self._kernel.image_only:
+            return self._versions_of_series()
         image, debug = ([record["Version"] for record in self._records(name)] for name in self._kernel.metapackages)
         both = [version for version in dict.fromkeys(image) if version in debug]
         if not both:
@@ -223,6 +229,27 @@ class _Apt:
             )
         return both
 
+    def _versions_of_series(self) -> list[str]:
+        versions = {record["Version"] for name in self._image_names() for record in self._records(name)}
+        if not versions:
+            raise FetchError(
+                f"kernel {self._kernel.name}: no image of this series is left in {', '.join(self._kernel.suites)}: "
+                "put another one into tests/vm/matrix.py"
+            )
+        return sorted(versions, key=lambda version: [int(n) for n in re.findall(r"\d+", version)], reverse=True)
+
+    def _image_names(self) -> list[str]:
+        series, flavour = re.escape(self._kernel.name), re.escape(self._kernel.flavour)
+        names = self._run("apt-cache", "pkgnames", f"linux-image-{self._kernel.name}").split()
+        return [name for name in names if re.fullmatch(rf"linux-image-{series}[.+][^-]*-{flavour}", name)]
+
+    def image_packages(self, version: str) -> set[str]:
+        """Return the packages that make up the image of that version, found without a metapackage."""
+        found = {name for name in self._image_names() if any(r["Version"] == version for r in self._records(name))}
+        for name in sorted(found):
+            found |= self._dependencies(name, version)
+        return found
+
     def kernel_packages(self, metapackage: str, version: str) -> set[str]:
         """
         Return the packages that a metapackage stands for, followed through its dependencies.
@@ -230,8 +257,14 @@ class _Apt:
         One package holds image and modules up to 7.1; from 7.2 it became empty and they are in linux-binary-* and
         linux-modules-*.
         """
+        found = self._dependencies(metapackage, version)
+        if not found:
+            raise FetchError(f"{metapackage} {version} depends on no kernel package")
+        return found
+
+    def _dependencies(self, package: str, version: str) -> set[str]:
         found: set[str] = set()
-        pending = [metapackage]
+        pending = [package]
         while pending:
             name = pending.pop()
             record = next((r for r in self._records(name) if r["Version"] == version), {})
@@ -240,8 +273,6 @@ class _Apt:
                 if match and match[1] not in found:
                     found.add(match[1])
                     pending.append(match[1])
-        if not found:
-            raise FetchError(f"{metapackage} {version} depends on no kernel package")
         return found
 
     def download(self, package: str, version: str, directory: Path) -> Path:
