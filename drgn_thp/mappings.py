@@ -53,6 +53,7 @@ FIRST_KINDS = (
 )
 MAX_KINDS = 1 << 16
 _SLOTS = 1 << 16
+_ALL_ONES = 0xFFFFFFFFFFFFFFFF
 
 
 class Mappings:
@@ -142,14 +143,18 @@ class Mappings:
         known = self._functions.get(a_ops)
         if known is not None:
             return known
-        function = self.prog.read_u64(a_ops + self._migrate)
-        writepage = self._writepage is not None and self.prog.read_u64(a_ops + self._writepage) != 0
+        function = self._pointer(a_ops + self._migrate)
+        writepage = self._writepage is not None and self._pointer(a_ops + self._writepage) != 0
         name = self._symbol(a_ops)
         function_name = self._symbol(function) if function else ""
         migrate = _classify(function_name) if function else MigrateOp.NONE
         if len(self._functions) < MAX_KINDS:
             self._functions[a_ops] = (name, migrate, function_name, writepage)
         return name, migrate, function_name, writepage
+
+    def _pointer(self, address: int) -> int:
+        # A damaged pointer may lie so high that what it is to point to goes beyond the end of memory.
+        return int(self.prog.read_u64(address & _ALL_ONES))
 
     def _symbol(self, address: int) -> str:
         try:
