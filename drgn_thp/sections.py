@@ -67,16 +67,15 @@ def read_sections(prog: Program) -> Sections:
         raise UnknownLayout("struct mem_section not found")
     per_root = int(prog["SECTIONS_PER_ROOT"].value_())
     pages = 1 << (int(prog["SECTION_SIZE_BITS"].value_()) - int(prog["PAGE_SHIFT"].value_()))
-    try:
-        highest = int(prog["__highest_present_section_nr"].value_())
-    except LookupError:
-        highest = int(prog["NR_SECTION_ROOTS"].value_()) * per_root - 1
-    if not 0 <= highest < MAX_SECTIONS:
-        raise UnknownLayout(f"__highest_present_section_nr is {highest}")
+    highest = _highest_section(prog, per_root)
     size = section_type.size
     unreadable = 0
     numbers, words, usages = [], [], []
-    for root_nr, address in enumerate(_roots(prog, table, highest // per_root + 1, per_root * size)):
+    try:
+        roots = _roots(prog, table, highest // per_root + 1, per_root * size)
+    except FaultError as error:
+        raise UnknownLayout(f"the table of memory sections cannot be read: {error}") from None
+    for root_nr, address in enumerate(roots):
         if not address:
             continue
         try:
@@ -91,11 +90,24 @@ def read_sections(prog: Program) -> Sections:
         raise UnknownLayout("no memory section can be read")
     number, word, usage = (numpy.concatenate(part) for part in (numbers, words, usages))
     present = (word & numpy.uint64(SECTION_HAS_MEM_MAP)) != 0
+    if not present.any():
+        raise UnknownLayout("no memory section has struct pages: the table of sections is damaged")
     online_bit = find_enumerator(prog, "SECTION_IS_ONLINE_BIT")
     online = SECTION_IS_ONLINE if online_bit is None else 1 << online_bit
     return Sections(
         prog, pages, number[present], (word[present] & numpy.uint64(online)) != 0, usage[present], unreadable
     )
+
+
+def _highest_section(prog: Program, per_root: int) -> int:
+    """Return the number of the last section that there is, or where that cannot be known, that there can be."""
+    try:
+        highest = int(prog["__highest_present_section_nr"].value_())
+        if 0 <= highest < MAX_SECTIONS:
+            return highest
+    except (LookupError, FaultError):
+        pass
+    return min(int(prog["NR_SECTION_ROOTS"].value_()) * per_root, MAX_SECTIONS) - 1
 
 
 def _offset(type_, name: str) -> int:  # type: ignore[no-untyped-def]
