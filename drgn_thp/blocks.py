@@ -87,13 +87,16 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
     notes: list[str] = []
     blocks: list[Block] = []
     size = sections.pages_per_section
+    seen: set[int] = set()
     try:
         members, states = _Members(prog), _states(prog)
         for memory_block in for_each_memory_block(prog):
-            if len(blocks) >= MAX_BLOCKS:
-                notes.append(f"more than {MAX_BLOCKS} memory blocks: the list is damaged")
+            address = int(memory_block.value_())
+            if address in seen or len(seen) >= MAX_BLOCKS:
+                notes.append(f"the list of memory blocks leads back into itself after {len(seen)}: it is damaged")
                 break
-            start, state = members.read(int(memory_block.value_()))
+            seen.add(address)
+            start, state = members.read(address)
             name = states.get(state, f"unknown-{state}")
             blocks.append(Block(start // per_block, start * size, (start + per_block) * size, name))
     except LookupError:
