@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drgn import FaultError, Object, Program, Type, TypeKind
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
-from .layout import Layout
+from .layout import Layout, possible_cpus
 
 # Newest first is of no account here: a kernel has whichever of these it has.
 VARIABLES = (
@@ -80,12 +79,16 @@ def read_batches(prog: Program, layout: Layout) -> Batches:
     """Read every per-CPU batch of the target."""
     entries: list[BatchEntry] = []
     failures: list[str] = []
+    try:
+        cpus = list(possible_cpus(prog))
+    except FaultError as error:
+        return Batches((), (f"list of CPUs: {error}",))
     for name in VARIABLES:
         try:
             variable = prog[name]
         except LookupError:
             continue
-        for cpu in for_each_possible_cpu(prog):
+        for cpu in cpus:
             try:
                 for batch_name, batch in _batches_in(per_cpu(variable, cpu), name):
                     entries += [BatchEntry(pfn, cpu, batch_name) for pfn in _entries(prog, batch.read_(), layout)]

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Literal
 
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
 from .errors import UnknownLayout
-from .layout import find_type, is_little_endian
+from .layout import find_type, is_little_endian, possible_cpus
 
 MAX_BUFFERS = 4096  # per folio: 2 MiB of 512-byte blocks
 
@@ -36,7 +35,11 @@ class Buffers:
             lrus = prog["bh_lrus"]
         except LookupError:
             return
-        for cpu in for_each_possible_cpu(prog):
+        try:
+            cpus = list(possible_cpus(prog))
+        except FaultError:
+            return
+        for cpu in cpus:
             try:
                 for bh in per_cpu(lrus, cpu).bhs:
                     self._remember(bh)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy
-from drgn import PlatformFlags, Program, Type, TypeKind
+from drgn import FaultError, PlatformFlags, Program, Type, TypeKind, sizeof
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
 from .errors import UnknownLayout
 from .facts import FACTS, FLAGS, At, Fact
@@ -120,6 +122,21 @@ def is_little_endian(prog: Program) -> bool:
     """Return the byte order of the target."""
     platform = prog.platform
     return platform is not None and bool(platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)
+
+
+def possible_cpus(prog: Program) -> Iterator[int]:
+    """
+    Yield the number of every CPU that there can be.
+
+    drgn goes by nr_cpu_ids, which in a damaged dump may be any number; the mask itself has its bits by its type.
+
+    :raises FaultError: if the mask cannot be read
+    """
+    bits = 8 * sizeof(prog["__cpu_possible_mask"])
+    for cpu in for_each_possible_cpu(prog):
+        if cpu >= bits:
+            return
+        yield cpu
 
 
 def _resolve(prog: Program, place: At, size: int, fact: Fact, order: str) -> Field | None:
@@ -252,6 +269,8 @@ def read_layout(prog: Program) -> Layout:
         vmemmap = int(prog["vmemmap"].value_())
     except LookupError:
         raise UnknownLayout("this kernel has no virtual memory map (CONFIG_SPARSEMEM_VMEMMAP)") from None
+    except FaultError as error:
+        raise UnknownLayout(f"where the virtual memory map begins cannot be read: {error}") from None
     zone, node, zone_names = _zone_and_node(prog)
     enumerators = {name: find_enumerator(prog, name) for name in ENUMERATORS}
     place = fields["compound_word"].place
