@@ -234,14 +234,18 @@ def _read_context(prog: Program, racy_check: str | None) -> Context:
     kernel = read_kernel(prog, layout, racy_check)
     memmap = Memmap(prog, layout, kernel)
     sections = read_sections(prog)
-    zones = read_zones(prog, layout)
-    check_zone_bits(memmap, sections, zones)
+    zones, failures = read_zones(prog, layout)
+    doubts = Doubts(notes=failures + check_zone_bits(memmap, sections, zones))
     batches = read_batches(prog, layout)
-    doubts = Doubts()
     resources = read_resources(prog, kernel.page_shift)
     if resources.failure:
         doubts.notes.append(f"iomem_resource: {resources.failure}: virtio-mem's own pages and holes are not recognised")
     doubts.notes += [f"per-CPU batch not read: {failure}" for failure in batches.failures]
+    try:
+        hstates = read_hstates(prog, kernel, zones)
+    except FaultError as error:
+        hstates = []
+        doubts.notes.append(f"the pools of huge pages cannot be read ({error}): their pages are taken for immovable")
     if sections.unreadable:
         doubts.notes.append(f"{sections.unreadable} roots of the section table could not be read: memory is missing")
     if kernel.racy_check.doubtful:
@@ -259,7 +263,7 @@ def _read_context(prog: Program, racy_check: str | None) -> Context:
         read_pageblocks(sections, layout, kernel),
         Mappings(prog, layout),
         batches,
-        read_hstates(prog, kernel, zones),
+        hstates,
         _zero_pfns(prog),
         _huge_zero_pfns(prog, layout),
         resources,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy
-from drgn import FaultError, Program
+from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
 from .errors import UnknownLayout
@@ -30,34 +30,50 @@ class Zone:
     address: int
 
 
-def read_zones(prog: Program, layout: Layout) -> list[Zone]:
-    """Return every zone that spans page frames."""
+def read_zones(prog: Program, layout: Layout) -> tuple[list[Zone], list[str]]:
+    """Return every zone that spans page frames; and what could not be read, in words."""
+    zones: list[Zone] = []
+    failures: list[str] = []
+    try:
+        for pgdat in for_each_online_pgdat(prog):
+            try:
+                zones += _zones_of(pgdat, layout)
+            except FaultError as error:
+                failures.append(f"a node's zones cannot be read: {error}")
+    except FaultError as error:
+        failures.append(f"the list of nodes cannot be read: {error}")
+    return zones, failures
+
+
+def _zones_of(pgdat: Object, layout: Layout) -> list[Zone]:
     zones = []
-    for pgdat in for_each_online_pgdat(prog):
-        node = int(pgdat.node_id)
-        for index in range(len(layout.zone_names)):
-            zone = pgdat.node_zones[index]
-            spanned = int(zone.spanned_pages)
-            if spanned:
-                start = int(zone.zone_start_pfn)
-                name = layout.zone_names[index]
-                present = int(zone.present_pages)
-                zones.append(Zone(node, index, name, start, start + spanned, present, int(zone.address_of_())))
+    node = int(pgdat.node_id)
+    for index in range(len(layout.zone_names)):
+        zone = pgdat.node_zones[index]
+        spanned = int(zone.spanned_pages)
+        if spanned:
+            start = int(zone.zone_start_pfn)
+            name = layout.zone_names[index]
+            present = int(zone.present_pages)
+            zones.append(Zone(node, index, name, start, start + spanned, present, int(zone.address_of_())))
     return zones
 
 
-def check_zone_bits(memmap: Memmap, sections: Sections, zones: list[Zone]) -> None:
+def check_zone_bits(memmap: Memmap, sections: Sections, zones: list[Zone]) -> list[str]:
     """
     Check the zone and node decoded from struct pages against the ranges of the zones themselves.
 
-    The widths of both fields are preprocessor constants of the kernel, so they were derived, not read.
+    The widths of both fields are preprocessor constants of the kernel, so they were derived, not read. Were they wrong,
+    hardly a page would agree; a few that do not are damaged themselves.
 
-    :raises UnknownLayout: if a page claims a zone that does not reach to it
+    :return: What is in doubt, in words
+    :raises UnknownLayout: if most pages claim a zone that does not reach to them
     """
     runs = sections.runs()
     total = sum(end - start for start, end in runs)
     step = max(total // SAMPLES, 1)
     checked = 0
+    wrong = []
     for start, end in runs:
         for pfn in range(start, end, step):
             if not any(zone.start_pfn <= pfn < zone.end_pfn for zone in zones):
@@ -72,9 +88,13 @@ def check_zone_bits(memmap: Memmap, sections: Sections, zones: list[Zone]) -> No
             node, index = int(folio.node[0]), int(folio.zone[0])
             checked += 1
             if not any(z.node == node and z.index == index and z.start_pfn <= pfn < z.end_pfn for z in zones):
-                raise UnknownLayout(
-                    f"page frame {pfn:#x} claims node {node}, zone {index}, which does not reach to it:"
-                    " the flags word of struct page is laid out differently"
-                )
-    if not checked and total:
+                wrong.append(f"page frame {pfn:#x} claims node {node}, zone {index}, which does not reach to it")
+    if 2 * len(wrong) > checked:
+        raise UnknownLayout(
+            f"{wrong[0]}, and so do {len(wrong)} of {checked}: the flags word of struct page is laid out differently"
+        )
+    if not checked and zones and total:
         raise UnknownLayout("no struct page could be read to check the layout of its flags word")
+    if wrong:
+        return [f"of {checked} struct pages {len(wrong)} are damaged, or zones are: {wrong[0]}"]
+    return [] if checked else ["no zone is known: where struct pages hold theirs could not be checked"]
