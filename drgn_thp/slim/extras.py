@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import phys_to_virt
 from drgn.helpers.linux.module import for_each_module, module_address_regions
 
+from ..blocks import Block, online_ranges, read_blocks
 from ..context import Context
 from ..layout import find_type
 from ..target.vmcoreinfo import read_vmcoreinfo
@@ -19,6 +20,7 @@ _GIGABYTE = 1 << 30
 # Read by makedumpfile, crash and people; of none of these there can be a secret in it.
 _SYMBOLS = ("init_uts_ns", "linux_banner", "modules", "btf_modules", "init_mm", "isolate_migratepages_block")
 _MAX_SYMBOL_BYTES = 1 << 16
+_SMALLEST_READ = 64  # struct pages
 
 
 def touch_extras(prog: Program, context: Context) -> None:
@@ -32,6 +34,31 @@ def touch_extras(prog: Program, context: Context) -> None:
     _direct_map(prog, context)
     # Types of modules are looked for in all of their BTF.
     find_type(prog, "struct virtio_mem")
+
+
+def touch_struct_pages(context: Context, wanted: Callable[[Block], bool] | None) -> None:
+    """
+    Read all struct pages of memory blocks.
+
+    The scan does not read what it can tell to be free; who asks for a single folio, or a later version of it, may.
+    """
+    blocks, _ = read_blocks(context.prog, context.sections)
+    runs = context.sections.runs()
+    for block in blocks:
+        if wanted is None or wanted(block):
+            for start, end in online_ranges(block, runs):
+                for pfn in range(start, end, context.memmap.pages_per_chunk):
+                    _touch_pages(context, pfn, min(pfn + context.memmap.pages_per_chunk, end))
+
+
+def _touch_pages(context: Context, start: int, end: int) -> None:
+    try:
+        context.memmap.read(start, end - start)
+    except FaultError:
+        if end - start > _SMALLEST_READ:
+            middle = (start + end) // 2
+            _touch_pages(context, start, middle)
+            _touch_pages(context, middle, end)
 
 
 def _symbols(prog: Program) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ from ..target import SLIM_NOTE, Memory, Target, TargetSpec, open_memory, open_ty
 from ..target.vmcoreinfo import read_vmcoreinfo
 from .answers import Answers, ask
 from .core import Layout, write_core
-from .extras import touch_extras
+from .extras import touch_extras, touch_struct_pages
 from .guard import Guard
 from .output import check_output, compressing, scratch_beside
 from .pages import KINDS, STRUCT_PAGES, STRUCTURES, SYMBOLS
@@ -77,7 +77,9 @@ def make_slim(
         recorder.find_users = Guard(source.prog, context).find_users
         _drop_users(recorder)
         recorder.bulk = STRUCT_PAGES
-        answers = ask(context, block_filter(context), progress)
+        wanted = block_filter(context)
+        touch_struct_pages(context, wanted)
+        answers = ask(context, wanted, progress)
         if not answers.blocks:
             raise TargetError(f"{source.name}: no such memory block: {blocks or 'none at all'}")
         recorder.bulk = STRUCTURES
