@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, TextIO
 
-from ..errors import BadArgument
+from ..errors import BadArgument, UnknownLayout
 
 if TYPE_CHECKING:
     from ..blocks import Block
     from ..context import Context
+    from ..target import Target
 
 CLEAN, REFUSALS, INCOMPLETE, FAILED = range(4)
 
@@ -49,6 +50,23 @@ def add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
         " found out from the target if not given",
     )
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+
+
+def open_context(arguments: argparse.Namespace) -> tuple[Target, Context]:
+    """
+    Open what the user names.
+
+    :raises DrgnThpError: if it cannot be opened, or is not understood
+    """
+    from ..context import Context
+    from ..target import open_target, spec_from_arguments
+
+    target = open_target(spec_from_arguments(arguments))
+    try:
+        return target, Context.of(target.prog, arguments.racy_check)
+    except UnknownLayout as error:
+        # A core that is cut off may lack what everything else is found by.
+        raise UnknownLayout("; ".join([str(error), *target.notes])) from error
 
 
 def block_filter(texts: Sequence[str] | None, context: Context) -> Callable[[Block], bool] | None:

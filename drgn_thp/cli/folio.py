@@ -17,6 +17,7 @@ from .common import (
     add_format_arguments,
     add_kernel_arguments,
     find_paths,
+    open_context,
     open_output,
 )
 
@@ -48,14 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the explanations, and return the exit status."""
     from drgn import FaultError
 
-    from ..context import Context
     from ..explanation import write_explanation
     from ..ledger import Explanation, explain
     from ..render import renderers
-    from ..target import open_target, spec_from_arguments
 
-    target = open_target(spec_from_arguments(arguments))
-    context = Context.of(target.prog, arguments.racy_check)
+    target, context = open_context(arguments)
     paths = [path.of(context.kernel) for path in find_paths(arguments.path, ("all",))]
     explanations: list[Explanation] = []
     failures: list[str] = []

@@ -16,6 +16,7 @@ from .common import (
     add_kernel_arguments,
     block_filter,
     find_paths,
+    open_context,
     open_output,
     show_progress,
 )
@@ -66,13 +67,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report, and return the exit status."""
-    from ..context import Context
     from ..render import renderers
     from ..report import Question, Report
-    from ..target import open_target, spec_from_arguments
 
-    target = open_target(spec_from_arguments(arguments))
-    context = Context.of(target.prog, arguments.racy_check)
+    target, context = open_context(arguments)
     question = Question(
         find_paths(arguments.path, DEFAULT_PATHS),
         block_filter(arguments.block, context),
