@@ -67,6 +67,8 @@ def parse_page(context: Context, text: str) -> int:
             raise BadArgument(f"{text!r} is not a page frame number or address") from None
     if number < 0:
         raise BadArgument(f"{text!r} is negative")
+    if number >> 64:
+        raise BadArgument(f"{text!r} has more than 64 bits")
     if not kind:
         kind = _guess(context, number)
     if kind == "pfn":
