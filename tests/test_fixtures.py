@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import drgn
 import numpy
 import pytest
 from drgn.helpers.linux.mm import pfn_to_page
@@ -39,6 +40,8 @@ KPF_BUDDY, KPF_ANON, KPF_SWAPCACHE, KPF_HEAD, KPF_TAIL, KPF_HUGE, KPF_KSM, KPF_T
 def fixture(request: pytest.FixtureRequest) -> Fixture:
     """Each kernel, opened once."""
     assert isinstance(request.param, Fixture)
+    if request.param.version >= (7, 0) and drgn.__version__.startswith("0.0."):
+        pytest.skip("drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way")
     return request.param
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy
 from drgn import FaultError
 
 from ..blocks import Block
 from ..context import Context
+from ..describe import Describer
+from ..facts import FACTS, FLAGS
+from ..folios import Folios
 from ..gates import Path, paths
 from ..ledger import explain
 from ..report import Question, Report
+from ..scan import Scan
 
 # Said of the target, not of the memory in it.
 _OF_THE_TARGET = ("types", "notes", "incomplete")
@@ -54,38 +60,51 @@ def ask(context: Context, blocks: Callable[[Block], bool] | None, progress: Call
     """
     Run the analysis on all paths, and explain some of the folios that it finds refused.
 
-    Folios of the kernel's own are counted by reason, but not described each: a large host has many millions of them.
+    What the report would say of refused folios is compared as columns: describing each takes longer than all the rest.
+    Folios of the kernel's own are counted by reason only, as there: a large host has many millions of them.
     """
     question = Question(list(paths().values()), blocks, lambda reason: not reason.kernel_memory)
     report = Report(context, question, progress=progress)
+    scan = Scan(context, question.paths, question.listed, progress)
+    describer = Describer(context)
     digests: list[tuple[str, str]] = []
-    digest, name = hashlib.sha256(), ""
     pfns: list[int] = []
-    refused: set[int] = set()
-    summary = ""
-    for record in report.records():
-        if record["kind"] == "folio":
-            refused.add(record["pfn"])
-            if len(pfns) < _EXPLAINED and record["pfn"] not in pfns:
-                pfns.append(record["pfn"])
-        elif name:
-            digests.append((name, digest.hexdigest()))
-            digest, name = hashlib.sha256(), ""
-        if record["kind"] == "block":
-            name = f"memory at {record['start']:#x}-{record['end'] - 1:#x}"
-        if record["kind"] == "summary":
-            record = {key: value for key, value in record.items() if key not in _OF_THE_TARGET}
-            summary = json.dumps(record)
-        else:
-            digest.update(json.dumps(record).encode())
-    own = [path.of(context.kernel) for path in question.paths]
-    explained = [_explained(context, pfn, own) for pfn in pfns]
+    refused = 0
+    for census in scan.blocks(report.blocks):
+        report.totals.add(census)
+        record = describer.block(census)
+        digest = hashlib.sha256(json.dumps(record).encode())
+        if census.refused is not None:
+            _add(digest, census.refused, scan.paths)
+            refused += len(census.refused)
+            pfns += census.refused.pfn[: _EXPLAINED - len(pfns)].tolist()
+        digests.append((f"memory at {record['start']:#x}-{record['end'] - 1:#x}", digest.hexdigest()))
+    summary = {name: value for name, value in report.summary().items() if name not in _OF_THE_TARGET}
+    summary["mappings"] = [kind.name for kind in context.mappings.kinds]
+    explained = [_explained(context, pfn, scan.paths) for pfn in pfns]
     explanations = hashlib.sha256("\n".join(explained).encode()).hexdigest()
-    folios = report.totals.folios
-    return Answers(tuple(digests), summary, folios, len(refused), tuple(report.incomplete), explanations)
+    return Answers(
+        tuple(digests),
+        json.dumps(summary),
+        report.totals.folios,
+        refused,
+        tuple(report.incomplete),
+        explanations,
+    )
 
 
-def _explained(context: Context, pfn: int, own: list[Path]) -> str:
+def _add(digest: Any, f: Folios, own: Sequence[Path]) -> None:
+    """Add all that is known of some folios to a digest."""
+    names = [fact.name for fact in FACTS] + [flag.name for flag in FLAGS]
+    columns = [getattr(f, name) for name in ("pfn", "order", "type", "mapping_kind", "batches", *names)]
+    for path in own:
+        verdicts = path.judge(f)
+        columns += [verdicts.primary, verdicts.mask]
+    for column in columns:
+        digest.update(numpy.ascontiguousarray(column).tobytes())
+
+
+def _explained(context: Context, pfn: int, own: Sequence[Path]) -> str:
     try:
         return "\n".join(map(str, explain(context, [f"pfn:{pfn:#x}"], own)))
     except FaultError:
