@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..target import Target
 
 CLEAN, REFUSALS, INCOMPLETE, FAILED = range(4)
+_NUMBER = r"0x[0-9a-f]{1,16}|\d{1,20}"
 
 
 def add_block_argument(group: argparse._ArgumentGroup) -> None:
@@ -81,11 +82,10 @@ def block_filter(texts: Sequence[str] | None, context: Context) -> Callable[[Blo
     frames: list[tuple[int, int]] = []
     shift = context.kernel.page_shift
     for text in texts:
-        match = re.fullmatch(r"(0x[0-9a-f]+|\d+)(?:-(0x[0-9a-f]+|\d+))?", text, re.IGNORECASE)
+        match = re.fullmatch(f"({_NUMBER})(?:-({_NUMBER}))?", text, re.IGNORECASE | re.ASCII)
         if match is None:
             raise BadArgument(f"--block {text!r}: neither a block (32), blocks (32-35) nor addresses (0x0-0x7ffffff)")
-        first = int(match[1], 0)
-        last = first if match[2] is None else int(match[2], 0)
+        first, last = (int(number, 16 if "x" in number.lower() else 10) for number in (match[1], match[2] or match[1]))
         if last < first:
             raise BadArgument(f"--block {text}: ends before it begins")
         if match[1].lower().startswith("0x"):
