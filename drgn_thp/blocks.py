@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal
 
 from drgn import FaultError, Program, sizeof
@@ -26,7 +27,7 @@ class Block:
     end_pfn: int
     state: str
     derived: bool = False
-    """Made up from the sections, as the kernel's own list could not be read."""
+    """Made up from the sections, as the kernel's own list, or how large its blocks are, could not be read."""
 
     @property
     def pages(self) -> int:
@@ -49,12 +50,13 @@ def _states(prog: Program) -> dict[int, str]:
     return {value: name.replace("MEM_", "").lower().replace("_", "-") for value, name in names.items()}
 
 
-def _sections_per_block(prog: Program, sections: Sections) -> int:
+def _sections_per_block(prog: Program) -> int | None:
+    """Return how many sections the kernel on- and offlines at a time, or None if it does not say."""
     try:
         size = int(prog["sections_per_block"].value_())
     except (LookupError, FaultError):
-        size = 0
-    return size if 0 < size <= MAX_BLOCKS else 1
+        return None
+    return size if 0 < size <= MAX_BLOCKS else None
 
 
 class _Members:
@@ -83,29 +85,57 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
 
     Where the kernel's list cannot be read (filtered dumps), blocks are derived from the sections and marked so.
     """
-    per_block = _sections_per_block(prog, sections)
     notes: list[str] = []
-    blocks: list[Block] = []
-    size = sections.pages_per_section
-    seen: set[int] = set()
+    found: dict[int, str] = {}
+    whole = True
     try:
-        members, states = _Members(prog), _states(prog)
-        for memory_block in for_each_memory_block(prog):
-            address = int(memory_block.value_())
-            if address in seen or len(seen) >= MAX_BLOCKS:
-                notes.append(f"the list of memory blocks leads back into itself after {len(seen)}: it is damaged")
-                break
-            seen.add(address)
-            start, state = members.read(address)
-            name = states.get(state, f"unknown-{state}")
-            blocks.append(Block(start // per_block, start * size, (start + per_block) * size, name))
+        _read_list(prog, found)
     except LookupError:
         notes.append("this kernel has no memory blocks (CONFIG_MEMORY_HOTPLUG)")
+        return _outside([], sections), notes
     except FaultError as error:
         notes.append(f"the list of memory blocks cannot be read ({error}): blocks derived from the sections")
-        blocks = _derived(sections, per_block)
-    blocks = sorted({block.id: block for block in blocks}.values(), key=lambda block: block.start_pfn)
-    return sorted(blocks + _outside(blocks, sections), key=lambda block: block.start_pfn), notes
+        whole = False
+    except _Endless:
+        notes.append(f"the list of memory blocks leads back into itself after {len(found)}: it is damaged")
+        whole = False
+    per_block = _sections_per_block(prog)
+    guessed = per_block is None
+    if per_block is None:
+        # Every block begins at a multiple of its size, and there is no larger number of which that is true.
+        per_block = max(gcd(*found), 1) if len(found) > 1 and whole else 1
+        notes.append(f"sections_per_block cannot be read: memory blocks are taken for {per_block} section(s) large")
+    size = sections.pages_per_section
+    blocks = {
+        start // per_block: Block(start // per_block, start * size, (start + per_block) * size, state, derived=guessed)
+        for start, state in found.items()
+    }
+    if not whole:
+        blocks = {block.id: block for block in _derived(sections, per_block) if block.id is not None} | blocks
+    listed = sorted(blocks.values(), key=lambda block: block.start_pfn)
+    return sorted(listed + _outside(listed, sections), key=lambda block: block.start_pfn), notes
+
+
+class _Endless(Exception):
+    """The list of memory blocks is damaged."""
+
+
+def _read_list(prog: Program, found: dict[int, str]) -> None:
+    """
+    Read the state of each block the kernel knows, by the number of its first section.
+
+    :raises LookupError: if this kernel has none
+    :raises FaultError: if the list cannot be read; what has been found until then stays found
+    """
+    members, states = _Members(prog), _states(prog)
+    seen: set[int] = set()
+    for memory_block in for_each_memory_block(prog):
+        address = int(memory_block.value_())
+        if address in seen or len(seen) >= MAX_BLOCKS:
+            raise _Endless
+        seen.add(address)
+        start, state = members.read(address)
+        found[start] = states.get(state, f"unknown-{state}")
 
 
 def _derived(sections: Sections, per_block: int) -> list[Block]:

@@ -31,20 +31,23 @@ class Buffers:
         self._next = type_.member("b_this_page").bit_offset // 8
         self._count = type_.member("b_count").bit_offset // 8
         self._recent: dict[int, int] = {}
+        self.failures: list[str] = []
+        """Which lists of recently used buffers could not be read: their buffers look busy."""
         try:
             lrus = prog["bh_lrus"]
         except LookupError:
             return
         try:
             cpus = list(possible_cpus(prog))
-        except FaultError:
+        except FaultError as error:
+            self.failures.append(f"list of CPUs: {error}")
             return
         for cpu in cpus:
             try:
                 for bh in per_cpu(lrus, cpu).bhs:
                     self._remember(bh)
-            except FaultError:
-                continue
+            except FaultError as error:
+                self.failures.append(f"of CPU {cpu}: {error}")
 
     def _remember(self, bh: Object) -> None:
         address = int(bh.value_())

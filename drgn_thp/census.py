@@ -51,6 +51,8 @@ class BlockCensus:
     """Page frames without struct pages, or whose section is not online."""
     poisoned: int = 0
     unreadable: int = 0
+    undecided: int = 0
+    """Folios of which something cannot be read that may refuse them: their address_space, their buffer heads."""
     zones: dict[tuple[int, int], int] = field(default_factory=dict)
     """Pages in use by node and zone."""
     refused: Folios | None = None
@@ -68,8 +70,8 @@ class Tally:
     def __init__(self, paths: Sequence[Path], keep: Callable[[Reason], bool]) -> None:
         self.paths = paths
         self._keep = keep
-        self.worth: list[tuple[int, tuple[int, int], tuple[Gate | None, ...]]] = []
-        """Pages, place (node and zone), and the gate that refuses first on each path."""
+        self.worth: list[tuple[int, tuple[int, int], tuple[Gate | None, ...], bool]] = []
+        """Pages, place (node and zone), the gate that refuses first on each path, and whether that is undecided."""
         self.kept = numpy.zeros(0, dtype=bool)
         """Refused for a reason whose folios are wanted themselves, not just their number."""
         self.alone = numpy.zeros(0, dtype=bool)
@@ -92,7 +94,7 @@ class Tally:
             gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
             refusing.append([gates[index] for index in primary.tolist()])
             kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
-        self.worth = list(zip(pages, places, zip(*refusing)))
+        self.worth = list(zip(pages, places, zip(*refusing), f.undecided.tolist()))
         self.alone = needs_buffers(f) & (not final)
         self.kept = kept & ~self.alone
         self.individual = self.kept | self.alone
@@ -109,11 +111,12 @@ class Tally:
         classes = weights.nonzero()[0]
         tables = [census.paths[path.name] for path in self.paths]
         for number, folios in zip(classes.tolist(), weights[classes].tolist()):
-            pages, place, gates = self.worth[number]
+            pages, place, gates, undecided = self.worth[number]
             if not pages or self.alone[number]:
                 continue
             census.folios += folios
             census.pages += folios * pages
+            census.undecided += folios * undecided
             census.zones[place] = census.zones.get(place, 0) + folios * pages
             for table, gate in zip(tables, gates):
                 if gate is not None:

@@ -112,7 +112,9 @@ class Context:
             virtio_mem=self._in_virtio_mem(rows.pfn),
             **self._pageblock_columns(rows.pfn),
         )
-        f.attach(buffer_busy=self._buffer_busy(f))
+        busy, unreadable = self._buffer_busy(f)
+        unknown = page_cache(f) & (f.migrate_op == MigrateOp.UNKNOWN)
+        f.attach(buffer_busy=busy, undecided=unknown | unreadable)
         return f
 
     @cached_property
@@ -169,18 +171,25 @@ class Context:
             self.doubts.unreadable_pageblocks.add(section_number)
             return None
 
-    def _buffer_busy(self, f: Folios) -> Column:
-        result = numpy.zeros(len(f), dtype=bool)
+    def _buffer_busy(self, f: Folios) -> tuple[Column, Column]:
+        """Return which folios have buffers in use, and of which that cannot be known."""
+        result, unreadable = numpy.zeros(len(f), dtype=bool), numpy.zeros(len(f), dtype=bool)
         suspects = numpy.flatnonzero(needs_buffers(f))
         if len(suspects) and self._buffers is None:
             self._buffers = Buffers(self.prog)
+            self.doubts.notes += [f"recently used buffers not read: {failure}" for failure in self._buffers.failures]
         for row in suspects:
             assert self._buffers is not None
             try:
                 result[row] = self._buffers.busy(int(f.private[row]))
             except FaultError:
                 self.doubts.unreadable_buffers.add(int(f.pfn[row]))
-        return result
+                unreadable[row] = True
+        return result, unreadable
+
+
+_NO_ZERO_PAGE = "a zero page is taken for any other page of the kernel's"
+_DEFAULT = "its default is assumed"
 
 
 def needs_buffers(f: Folios) -> Column:
@@ -202,11 +211,14 @@ def _pfn_of(prog: Program, layout: Layout, page: int) -> int | None:
     return None
 
 
-def _value(prog: Program, name: str) -> int | None:
+def _value(prog: Program, name: str, doubts: Doubts, otherwise: str = _NO_ZERO_PAGE) -> int | None:
     try:
         return int(prog[name].value_())
-    except (LookupError, FaultError, TypeError):  # TypeError: a function, such as zero_pfn() of 7.x
-        return None
+    except FaultError as error:
+        doubts.notes.append(f"{name} cannot be read ({error}): {otherwise}")
+    except (LookupError, TypeError):  # TypeError: a function, such as zero_pfn() of 7.x
+        pass
+    return None
 
 
 def _virtual_to_pfn(prog: Program, page_shift: int, address: int) -> int:
@@ -214,17 +226,17 @@ def _virtual_to_pfn(prog: Program, page_shift: int, address: int) -> int:
     return int(follow_phys(prog["init_mm"].address_of_(), address)) >> page_shift
 
 
-def _zero_pfns(prog: Program) -> tuple[int, ...]:
+def _zero_pfns(prog: Program, doubts: Doubts) -> tuple[int, ...]:
     for name in ("zero_page_pfn", "zero_pfn"):  # zero_pfn is a function in 7.x
-        pfn = _value(prog, name)
+        pfn = _value(prog, name, doubts)
         if pfn is not None:
             return (pfn,)
     return ()
 
 
-def _huge_zero_pfns(prog: Program, layout: Layout) -> tuple[int, ...]:
+def _huge_zero_pfns(prog: Program, layout: Layout, doubts: Doubts) -> tuple[int, ...]:
     # huge_zero_page became huge_zero_folio in v6.10.
-    pages = (_value(prog, name) for name in ("huge_zero_folio", "huge_zero_page"))
+    pages = (_value(prog, name, doubts) for name in ("huge_zero_folio", "huge_zero_page"))
     pfns = (_pfn_of(prog, layout, page) for page in pages if page)
     return tuple(pfn for pfn in pfns if pfn is not None)
 
@@ -246,6 +258,7 @@ def _read_context(prog: Program, racy_check: str | None) -> Context:
     except FaultError as error:
         hstates = []
         doubts.notes.append(f"the pools of huge pages cannot be read ({error}): their pages are taken for immovable")
+    _value(prog, "sysctl_compact_unevictable_allowed", doubts, _DEFAULT)  # a trait of the kernel
     if sections.unreadable:
         doubts.notes.append(f"{sections.unreadable} roots of the section table could not be read: memory is missing")
     if kernel.racy_check.doubtful:
@@ -264,8 +277,8 @@ def _read_context(prog: Program, racy_check: str | None) -> Context:
         Mappings(prog, layout),
         batches,
         hstates,
-        _zero_pfns(prog),
-        _huge_zero_pfns(prog, layout),
+        _zero_pfns(prog, doubts),
+        _huge_zero_pfns(prog, layout, doubts),
         resources,
         doubts,
     )

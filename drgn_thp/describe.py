@@ -89,7 +89,8 @@ class Describer:
             facts["zone"] = self.zone_name(int(f.zone[i]))
             facts["node"] = int(f.node[i])
             for path, verdict in verdicts:
-                yield {"schema": SCHEMA, "kind": "folio", **common, "path": path.name, **_verdict(verdict, i), **facts}
+                word = _verdict(verdict, i, bool(f.undecided[i]))
+                yield {"schema": SCHEMA, "kind": "folio", **common, "path": path.name, **word, **facts}
 
     def _flags(self, f: Folios) -> list[list[str]]:
         """Return the names of each folio's flags; a bit with several meanings has the name that applies."""
@@ -165,11 +166,11 @@ class Describer:
         }
 
 
-def _verdict(verdicts: Any, i: int) -> Record:
+def _verdict(verdicts: Any, i: int, undecided: bool) -> Record:
     mask, primary = int(verdicts.mask[i]), int(verdicts.primary[i])
     if primary < 0:
         return {
-            "verdict": "ok",
+            "verdict": "unknown" if undecided else "ok",
             "reason": None,
             "also": [],
             "duration": None,

@@ -29,6 +29,7 @@ ATTACHED_BOOLEANS = (
     "inaccessible",
     "pageblock_cma",
     "pageblock_isolated",
+    "undecided",
     "virtio_mem",
     "zero_page",
 )

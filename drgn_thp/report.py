@@ -41,6 +41,7 @@ class Totals:
     hole_pages: int = 0
     offline_blocks: int = 0
     derived_blocks: int = 0
+    undecided: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     wrongly_refused: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Totals:
         self.hole_pages += census.holes
         self.offline_blocks += not census.block.online
         self.derived_blocks += census.block.derived
+        self.undecided += census.undecided
         for name, counts in census.paths.items():
             self.refused[name] = self.refused.get(name, 0) + counts.refused
             self.wrongly_refused[name] = self.wrongly_refused.get(name, 0) + counts.wrongly
@@ -99,10 +101,11 @@ class Report:
         totals, doubts = self.totals, self.context.doubts
         counted = (
             (totals.unreadable_pages, f"struct pages {self._missing}"),
-            (totals.derived_blocks, "memory blocks are derived from sections, their state is a guess"),
+            (totals.derived_blocks, "memory blocks are derived from sections, their state or size is a guess"),
             (len(doubts.unreadable_pageblocks), f"sections whose pageblock flags {self._missing}"),
             (len(doubts.unreadable_buffers), "folios whose buffer heads could not be followed"),
             (self.context.mappings.unreadable, f"address_spaces {self._missing}"),
+            (totals.undecided, "folios may be refused for what their address_spaces or buffer heads would say"),
         )
         missing = [f"{number} {what}" for number, what in counted if number]
         if totals.interrupted:

@@ -32,8 +32,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
     Return what becomes of a block on a path, and the kernel's word for it.
 
     yes; later (only transient obstacles); blocks (the kernel waits, perhaps for ever); endless (it retries until a
-    signal); no; offline (it is already); unknown (too much of it cannot be read). Paths that do not ask for memory by
-    the block have none: "".
+    signal); no; offline (it is already); unknown (something of it that may refuse cannot be read). Paths that do not
+    ask for memory by the block have none: "".
     """
     if path not in BLOCK_PATHS:
         return "", ""
@@ -50,9 +50,23 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         (Duration.WILL_BLOCK, BLOCKS),
         (Duration.TRANSIENT, LATER),
     )
-    for duration, verdict in order:
-        if counts.durations.get(duration.value):
-            return verdict, "-EBUSY" if verdict == NO else ""
+    found = next((verdict for duration, verdict in order if counts.durations.get(duration.value)), YES)
+    unread = unreadable(context, census) if found in (YES, LATER) else ""
+    if unread:
+        return UNKNOWN, unread
+    return found, "-EBUSY" if found == NO else ""
+
+
+def unreadable(context: Context, census: BlockCensus) -> str:
+    """Return what of a block cannot be read, but might refuse; or ""."""
     if census.unreadable:
-        return UNKNOWN, f"{census.unreadable} struct pages not readable"
-    return YES, ""
+        return f"{census.unreadable} struct pages not readable"
+    if census.undecided:
+        return f"{census.undecided} folios with address_spaces or buffer heads not readable"
+    doubtful = context.doubts.unreadable_pageblocks
+    if doubtful:
+        size = context.sections.pages_per_section
+        first, last = census.block.start_pfn // size, (census.block.end_pfn - 1) // size
+        if any(first <= section <= last for section in doubtful):
+            return "pageblock flags not readable"
+    return ""

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command, run as a user does: in a process of its own, so that nothing can hide a traceback."""
+"""The command, as a user runs it, and what it leaves behind."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drgn_thp.cli import main
 from tests.vm.lab import Dump
 
 Record = dict[str, Any]
@@ -47,12 +50,27 @@ class Outcome:
 
 
 def report(core: Path, *options: str) -> Outcome:
-    """Run ``drgn-thp report``."""
-    command = [sys.executable, "-m", "drgn_thp", "report", "-c", str(core), "--format", "ndjson", *options]
+    """Run ``drgn-thp report`` in a process of its own, in which nothing can hide a traceback."""
+    command = [sys.executable, "-m", "drgn_thp", *_arguments(core, options)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "Traceback" not in result.stderr, result.stderr
-    records = tuple(json.loads(line) for line in result.stdout.splitlines())
-    return Outcome(result.returncode, records, result.stderr)
+    return _outcome(result.returncode, result.stdout, result.stderr)
+
+
+def report_here(core: Path, *options: str) -> Outcome:
+    """Run the same in this process, where there are many to run: an exception that is not caught fails the test."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        status = main(_arguments(core, options))
+    return _outcome(status, out.getvalue(), errors.getvalue())
+
+
+def _arguments(core: Path, options: Iterable[str]) -> list[str]:
+    return ["report", "-c", str(core), "--format", "ndjson", *options]
+
+
+def _outcome(status: int, out: str, errors: str) -> Outcome:
+    assert "Traceback" not in errors, errors
+    return Outcome(status, tuple(json.loads(line) for line in out.splitlines()), errors)
 
 
 def dwarf(dump: Dump) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pytest
 from tests.vm.lab import Dump, ensure_dump
 from tests.vm.matrix import KERNELS
 
-from .command import NO_SYMBOLS, Outcome, dwarf, movable, report
+from .command import NO_SYMBOLS, Outcome, dwarf, movable, report, report_here
 from .cores import Core
 
 
@@ -47,7 +47,7 @@ class Odd:
 
     def report(self, core: Path, way: tuple[str, ...]) -> Outcome:
         """Ask what :attr:`whole` was asked."""
-        return report(core, *way, *movable(self.dump), "--path", "all")
+        return report_here(core, *way, *movable(self.dump), "--path", "all")
 
 
 @pytest.fixture(scope="session", params=KERNELS, ids=lambda entry: entry.name)
