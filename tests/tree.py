@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +28,15 @@ def files() -> list[Path]:
     try:
         names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
         found = [ROOT / name for name in names if name]
-    except (OSError, subprocess.CalledProcessError):  # an unpacked archive
-        found = [path for path in ROOT.rglob("*") if "__pycache__" not in path.parts]
+    except (OSError, subprocess.CalledProcessError):  # an unpacked archive, or no git
+        found = [path for path in ROOT.rglob("*") if not any(map(_is_ignored, path.relative_to(ROOT).parts))]
     return sorted(path for path in set(found) if path.is_file())
+
+
+def _is_ignored(name: str) -> bool:
+    """Return whether git would ignore what has this name, as .gitignore has it."""
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    return name == ".git" or any(fnmatch(name, line.rstrip("/")) for line in lines if line)
 
 
 def table_after(document: str, marker: str) -> list[list[str]]:
