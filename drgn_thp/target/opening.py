@@ -11,6 +11,7 @@ import drgn
 from drgn import Platform, Program, ProgramFlags
 
 from ..errors import DrgnThpError, TargetError
+from . import kdump
 from .compressed import compression, unpack
 from .debuginfo import captured_log, load_dwarf
 from .elf import ET_CORE, read_elf
@@ -178,16 +179,24 @@ def _open_core(memory: Memory, path: str) -> None:
                 raise TargetError(f"{path}: an ELF file, but no core dump")
             if elf.has_impossible_segments():
                 raise TargetError(f"{path}: its program headers are damaged")
-            missing = elf.missing_bytes()
-            if missing:
-                memory.notes.append(
-                    f"{path} is cut off: its last {missing} bytes are missing, and what lay there is unknown"
-                )
+            _note_missing(memory, path, elf.missing_bytes())
             slim = elf.note(SLIM_NOTE)
             memory.slim = None if slim is None else slim[:MAX_SLIM_NOTE].decode("utf-8", "backslashreplace")
+        else:
+            try:
+                _note_missing(memory, path, kdump.missing_bytes(fd))
+            except kdump.DamagedKdump:
+                raise TargetError(
+                    f"{path} is cut off, or its header is damaged: its table of pages is missing"
+                ) from None
         memory.prog.set_core_dump(path if kind is None else os.dup(fd))  # the Program closes what it is given
     finally:
         os.close(fd)
+
+
+def _note_missing(memory: Memory, path: str, missing: int) -> None:
+    if missing:
+        memory.notes.append(f"{path} is cut off: its last {missing} bytes are missing, and what lay there is unknown")
 
 
 def _check_linux(prog: Program, spec: TargetSpec, name: str) -> None:

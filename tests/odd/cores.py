@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
-import struct
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path

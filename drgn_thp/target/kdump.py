@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Kdump-compressed cores: is all of the file there?
+
+libkdumpfile maps the file into memory, and a table of pages that is cut off would end the process with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+MAGIC = b"KDUMP   "
+# struct disk_dump_header: block_size, sub_hdr_size, bitmap_blocks, behind signature, version, utsname, time and status.
+_SIZES_AT = 428
+_DESCRIPTOR = "QIIQ"  # struct page_desc: offset, size, flags, page flags
+_PIECE = 1 << 20
+_BITS = bytes(bin(i).count("1") for i in range(256))
+
+
+class DamagedKdump(Exception):
+    """Its header, bitmaps or table of pages are not all there."""
+
+
+def missing_bytes(fd: int) -> int:
+    """
+    Return how many bytes are missing at the end of a core; 0 if none are, or if it is no kdump-compressed one.
+
+    :raises DamagedKdump: if what is missing is not just pages
+    """
+    header = os.pread(fd, _SIZES_AT + 12, 0)
+    if not header.startswith(MAGIC):
+        return 0
+    if len(header) < _SIZES_AT + 12:
+        raise DamagedKdump
+    size = os.fstat(fd).st_size
+    for order in "<>":
+        block, sub_header, bitmap = struct.unpack_from(order + "iiI", header, _SIZES_AT)
+        if 512 <= block <= 1 << 20 and not block & block - 1 and 0 <= sub_header < 1 << 20:
+            break
+    else:
+        raise DamagedKdump
+    table = (1 + sub_header + bitmap) * block
+    if table > size:
+        raise DamagedKdump
+    # The second bitmap, of two of equal size, is that of the pages which the core has.
+    pages = _count_bits(fd, table - bitmap // 2 * block, table)
+    length = struct.calcsize(order + _DESCRIPTOR)
+    if table + pages * length > size:
+        raise DamagedKdump
+    if not pages:
+        return 0
+    # Pages lie in the file in the order of the table.
+    offset, stored = struct.unpack_from(order + "QI", os.pread(fd, length, table + (pages - 1) * length))
+    return max(int(offset + stored) - size, 0)
+
+
+def _count_bits(fd: int, start: int, end: int) -> int:
+    count = 0
+    while start < end:
+        piece = os.pread(fd, min(_PIECE, end - start), start)
+        if not piece:
+            raise DamagedKdump
+        count += sum(piece.translate(_BITS))
+        start += len(piece)
+    return count
