@@ -14,6 +14,7 @@ MAGIC = b"KDUMP   "
 # struct disk_dump_header: block_size, sub_hdr_size, bitmap_blocks, behind signature, version, utsname, time and status.
 _SIZES_AT = 428
 _DESCRIPTOR = "QIIQ"  # struct page_desc: offset, size, flags, page flags
+_DESCRIPTORS = 1 << 15  # at a time
 _PIECE = 1 << 20
 _BITS = bytes(bin(i).count("1") for i in range(256))
 
@@ -45,14 +46,19 @@ def missing_bytes(fd: int) -> int:
         raise DamagedKdump
     # The second bitmap, of two of equal size, is that of the pages which the core has.
     pages = _count_bits(fd, table - bitmap // 2 * block, table)
-    length = struct.calcsize(order + _DESCRIPTOR)
-    if table + pages * length > size:
+    descriptor = struct.Struct(order + _DESCRIPTOR)
+    data = table + pages * descriptor.size
+    if data > size:
         raise DamagedKdump
-    if not pages:
-        return 0
-    # Pages lie in the file in the order of the table.
-    offset, stored = struct.unpack_from(order + "QI", os.pread(fd, length, table + (pages - 1) * length))
-    return max(int(offset + stored) - size, 0)
+    # Pages lie in the file in the order of the table, but those of zeros, which share the first place.
+    while pages:
+        count = min(pages, _DESCRIPTORS)
+        pages -= count
+        piece = os.pread(fd, count * descriptor.size, table + pages * descriptor.size)
+        end = max(offset + stored for offset, stored, _, _ in descriptor.iter_unpack(piece))
+        if end > data + block:
+            return max(int(end) - size, 0)
+    return 0
 
 
 def _count_bits(fd: int, start: int, end: int) -> int:

@@ -186,9 +186,7 @@ def _open_core(memory: Memory, path: str) -> None:
             try:
                 _note_missing(memory, path, kdump.missing_bytes(fd))
             except kdump.DamagedKdump:
-                raise TargetError(
-                    f"{path} is cut off, or its header is damaged: its table of pages is missing"
-                ) from None
+                raise TargetError(f"{path} is cut off or damaged: its table of pages is not all there") from None
         memory.prog.set_core_dump(path if kind is None else os.dup(fd))  # the Program closes what it is given
     finally:
         os.close(fd)
