@@ -8,6 +8,7 @@ third at those that pass, and none at what a free block or a large folio says it
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,9 @@ class LiveFinder:
         if buddy is None:
             raise UnknownLayout("no page type for free pages (PG_buddy)")
         self._type_word, self._buddy_test = type_word, buddy
+        order = ">" if type_word.dtype.byteorder == ">" else "<"
+        self._unpack_type = struct.Struct(order + "I").unpack_from
+        self._unpack_private = struct.Struct(order + "Q").unpack_from
         self._buddy_mask, self._buddy = map(numpy.uint32, buddy)
         # A tail holds its head's address in compound_head, and only then do optimised hugetlb folios have fake heads.
         self._fake_heads = not layout.tails_hold_masks
@@ -139,13 +143,13 @@ class LiveFinder:
             rows, state, counts, mapping = rows[keep], state[keep], counts[keep], mapping[keep]
         return Live(rows, state, counts, mapping, poisoned)
 
-    def free_block(self, chunk: Chunk) -> int:
-        """Return how many pages the free block has that begins with a chunk; 0 if there is none, or a small one."""
-        word = int(chunk.column(self._type_word)[0])
-        if word & self._buddy_test[0] != self._buddy_test[1]:
+    def free_block(self, pfn: int, page: bytes) -> int:
+        """Return the pages of the free block that begins with a struct page; 0 if there is none, or a small one."""
+        mask, buddy = self._buddy_test
+        if self._unpack_type(page, self._type_word.offset)[0] & mask != buddy:
             return 0
-        order = int(chunk.column(self._private)[0])
-        if not GROUP_ORDER <= order <= self.kernel.max_page_order or chunk.pfn & (1 << order) - 1:
+        order: int = self._unpack_private(page, self._private.offset)[0]
+        if not GROUP_ORDER <= order <= self.kernel.max_page_order or pfn & (1 << order) - 1:
             return 0
         return 1 << order
 

@@ -54,15 +54,17 @@ class Memmap:
 
         The kernel's own scanners take a free block at its word in the same way.
         """
-        while pfn < end:
-            try:
-                page = self.read(pfn, 1)
-            except FaultError:
-                break
-            pages = self.finder.free_block(page)
-            if not pages:
-                break
-            pfn += pages
+        # A struct page at a time is read here, so nothing but integers will do.
+        read, size, address = self.prog.read, self.size, self.layout.vmemmap
+        free_block = self.finder.free_block
+        try:
+            while pfn < end:
+                pages = free_block(pfn, read(address + pfn * size, size))
+                if not pages:
+                    break
+                pfn += pages
+        except FaultError:
+            pass  # whoever reads on counts that
         return min(pfn, end)
 
     def live(self, chunk: Chunk) -> Live:
