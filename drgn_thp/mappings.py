@@ -43,17 +43,25 @@ def _classify(function: str) -> MigrateOp:
     return _BY_FUNCTION.get(name[:-4] if name.endswith("page") else name, MigrateOp.OTHER)
 
 
-NULL, ANON, MOVABLE, KSM, UNREADABLE = range(5)
+NULL, ANON, MOVABLE, KSM, UNREADABLE, RELEASED = range(6)
 FIRST_KINDS = (
     MappingKind("", MigrateOp.PLAIN),
     MappingKind("anon", MigrateOp.PLAIN),
     MappingKind("movable_ops", MigrateOp.PLAIN),
     MappingKind("ksm", MigrateOp.PLAIN),
     MappingKind("unreadable", MigrateOp.UNKNOWN),
+    MappingKind("movable_ops", MigrateOp.PLAIN),  # the mark alone: the driver has let go of the page
 )
 MAX_KINDS = 1 << 16
 _SLOTS = 1 << 16
 _ALL_ONES = 0xFFFFFFFFFFFFFFFF
+
+
+def low_kinds(mapping: Column) -> Column:
+    """Return the kind of each mapping as far as its low bits say it; 0 for NULL and for pointers to address_spaces."""
+    kinds = mapping & numpy.uint64(3)
+    kinds[mapping == MOVABLE] = RELEASED
+    return kinds
 
 
 class Mappings:
@@ -95,7 +103,7 @@ class Mappings:
         :param mapping: ``struct address_space *`` with the kernel's low bits
         :param is_pointer: Where mapping points to an address_space; elsewhere its low bits say all
         """
-        result = (mapping & numpy.uint64(3)).astype(numpy.int32)
+        result = low_kinds(mapping).astype(numpy.int32)
         rows = numpy.flatnonzero(is_pointer)
         if len(rows):
             result[rows] = self._lookup(mapping[rows])

@@ -22,10 +22,10 @@ from .chunk import Chunk
 from .classes import MAX_CLASSES, UNKNOWN, Classes
 from .context import Context
 from .folios import Column
-from .formulas import PAGE_MAPPING_FLAGS
 from .gates import Path, Reason
 from .live import Live
 from .looks import Glance, Looks
+from .mappings import low_kinds
 from .rows import Rows, concatenate
 
 PENDING_ROWS = 32768
@@ -36,7 +36,6 @@ HELD_CHUNKS = 12
 MAX_WAITING = 4096
 """How many blocks may wait to be handed out."""
 _SMALLEST_READ = 64  # struct pages: where a read fails, this much is given up at least
-_LOW_BITS = numpy.uint64(PAGE_MAPPING_FLAGS)
 
 
 @dataclass
@@ -231,7 +230,7 @@ class Scan:
 
     def _kinds(self, mapping: Column, state: Column, counts: Column) -> Column:
         """Return the kind of each mapping, as far as the struct page has a mapping at all."""
-        kinds = mapping & _LOW_BITS
+        kinds = low_kinds(mapping)
         rows = (kinds == 0).nonzero()[0]
         if len(rows):
             pointers = self.context.memmap.finder.untyped(state[rows], counts[rows])
