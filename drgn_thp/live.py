@@ -42,6 +42,9 @@ class Live:
     poisoned: int
     """Struct pages of the chunk that were never initialised."""
 
+    def select(self, rows: Column) -> Live:
+        return Live(self.rows[rows], self.state[rows], self.counts[rows], self.mapping[rows], self.poisoned)
+
 
 def _smallest_part(field: Field, mask: int) -> tuple[Field, Any]:
     """Return the lowest bytes of a field that hold a mask, and the mask: the less to look at, the faster."""

@@ -15,6 +15,7 @@ from .folios import Column, Folios
 from .kernel import Kernel
 from .layout import Layout
 from .live import Live, LiveFinder
+from .pagetype import PageType
 from .rows import FactReader, Rows
 
 CHUNK_BYTES = 1 << 21
@@ -104,6 +105,20 @@ class Memmap:
             if not self.kernel.large_mapcount and len(large):
                 sums[large] = self._subpage_mapcounts(chunk, indices[large], orders)
         return Rows(pfn, tuple(pages), order, sums, broken)
+
+    def is_cut_off(self, chunk: Chunk, live: Live) -> Column:
+        """Return which of the folios that were found have facts in struct pages behind the end of the chunk."""
+        result = numpy.zeros(len(live.rows), dtype=bool)
+        heads = (live.state & self.finder.head).nonzero()[0]
+        rows = self.rows(chunk, live.rows[heads])
+        pages = numpy.int64(1) << rows.order
+        if self.kernel.large_mapcount:
+            needed = numpy.minimum(pages, self.layout.struct_pages)
+        else:  # the total map count is a sum over all of them, but for hugetlb
+            huge = self._facts.folios(rows).type == PageType.HUGETLB
+            needed = numpy.where(huge, numpy.minimum(pages, self.layout.struct_pages), pages)
+        result[heads] = live.rows[heads] + needed > chunk.count
+        return result
 
     def _subpage_mapcounts(self, chunk: Chunk, heads: Column, orders: Column) -> Column:
         mapcounts = chunk.column(self.layout.fields["type_word"]).astype(numpy.int32).astype(numpy.int64) + 1

@@ -182,7 +182,7 @@ class Scan:
             self._progress(count)
             pfn += count
 
-    def _read(self, open_: _Open, pfn: int, count: int) -> None:
+    def _read(self, open_: _Open, pfn: int, count: int, whole: bool = True) -> None:
         """Read a chunk; where that fails, its halves, down to a few struct pages that are counted as unreadable."""
         try:
             chunk = self.context.memmap.read(pfn, count)
@@ -191,14 +191,18 @@ class Scan:
                 open_.census.unreadable += count
                 return
             half = max(count // 2 // _SMALLEST_READ * _SMALLEST_READ, _SMALLEST_READ)
-            self._read(open_, pfn, half)
-            self._read(open_, pfn + half, count - half)
+            self._read(open_, pfn, half, whole=False)
+            self._read(open_, pfn + half, count - half, whole=False)
             return
-        self._chunk(open_, chunk)
-
-    def _chunk(self, open_: _Open, chunk: Chunk) -> None:
-        """Count the small folios of a chunk by class, and queue the others."""
         live = self.context.memmap.live(chunk)
+        if not whole:
+            cut = self.context.memmap.is_cut_off(chunk, live)
+            open_.census.unreadable += int((chunk.count - live.rows[cut]).sum())
+            live = live.select(~cut)
+        self._chunk(open_, chunk, live)
+
+    def _chunk(self, open_: _Open, chunk: Chunk, live: Live) -> None:
+        """Count the small folios of a chunk by class, and queue the others."""
         open_.census.poisoned += live.poisoned
         self._after_free = not len(live.rows)
         if self._after_free:
