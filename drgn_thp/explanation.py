@@ -34,7 +34,8 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
         out.write("references: the kernel's own page, mm does not say how many it should have\n\n")
     advice = {}
     for path, refusals in explanation.refusals:
-        out.write(f"{path}: {'refused' if refusals else 'ok'}\n")
+        verdict = next(record["verdict"] for record in explanation.records if record["path"] == path)
+        out.write(f"{path}: {verdict}\n")
         for refusal in refusals:
             wrongly = ", wrongly" if refusal.wrongly else ""
             out.write(f"    {refusal.reason} ({refusal.duration}{wrongly}) by {refusal.kernel}\n")

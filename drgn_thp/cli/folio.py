@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             records = (record for explanation in explanations for record in explanation.records)
             renderers()[arguments.format](records, out, 0)
-    if failures or context.doubts.notes:
+    undecided = any(record["verdict"] == "unknown" for explanation in explanations for record in explanation.records)
+    if failures or undecided or context.doubts.notes:
         return INCOMPLETE
     return REFUSALS if any(explanation.refused for explanation in explanations) else CLEAN
