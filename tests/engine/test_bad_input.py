@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from drgn import Program
 
 from drgn_thp.cli import main
 from drgn_thp.target import Target, open_target
@@ -242,9 +243,10 @@ def test_usage_of_the_program() -> None:
 
 
 def test_no_guest_behind_the_address(tmp_path: Path) -> None:
-    """Nothing there, and something that is no socket."""
+    """Nothing there, and something that is no socket; drgn before 0.2 has no guests at all."""
+    knows_guests = hasattr(Program, "set_qemu_qmp")
     for address in (tmp_path / "missing", text_file(tmp_path)):
-        run("report", "--qemu", address).is_refused(str(address))
+        run("report", "--qemu", address).is_refused(str(address) if knows_guests else "needs drgn 0.2")
 
 
 def test_help_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
