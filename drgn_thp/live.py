@@ -97,6 +97,9 @@ class LiveFinder:
         self._unpack_type = struct.Struct(order + "I").unpack_from
         self._unpack_private = struct.Struct(order + "Q").unpack_from
         self._buddy_mask, self._buddy = map(numpy.uint32, buddy)
+        self._lowest_untyped = layout.types.lowest_untyped
+        hugetlb = layout.types.test(PageType.HUGETLB)
+        self._hugetlb = None if hugetlb is None else (numpy.uint32(hugetlb[0]), numpy.uint32(hugetlb[1]))
         # A tail holds its head's address in compound_head, and only then do optimised hugetlb folios have fake heads.
         self._fake_heads = not layout.tails_hold_masks
 
@@ -242,9 +245,12 @@ class LiveFinder:
         """Return which pairs of counts have a map count, not a page type (PAGE_MAPCOUNT_RESERVE and above)."""
         return self._type_words(counts).view(numpy.int32) >= -128
 
-    def untyped(self, state: Column, counts: Column) -> Column:
-        """Return which rows have a map count, not a page type, and are not slab."""
-        result = self._has_mapcount(counts)
+    def has_mapping_word(self, state: Column, counts: Column) -> Column:
+        """Return which rows have a ``mapping`` that means one: formulas.has_mapping_word(), before there are facts."""
+        words = self._type_words(counts)
+        result = words.view(numpy.int32) >= self._lowest_untyped
+        if self._hugetlb is not None:
+            result |= (words & self._hugetlb[0]) == self._hugetlb[1]
         if self._slab:
             result &= (state & self._slab) == 0
         return result

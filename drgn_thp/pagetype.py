@@ -96,6 +96,11 @@ class PageTypeEncoding:
             return None
         return (0xFF000000, code << 24) if self.top_byte else (self.base | code, self.base)
 
+    @property
+    def lowest_untyped(self) -> int:
+        """The lowest word, as an ``int``, that is a map count: (int)0xff000000, or PAGE_MAPCOUNT_RESERVE."""
+        return -0x01000000 if self.top_byte else -128
+
     def decode(self, words: Column) -> Column:
         """
         Return the page type of each word.
@@ -105,8 +110,7 @@ class PageTypeEncoding:
         """
         signed = words.astype(numpy.int32)
         result = numpy.zeros(len(words), dtype=numpy.int8)
-        # (int)0xff000000: anything below has a type in the top byte; or PAGE_MAPCOUNT_RESERVE.
-        typed = signed < (-0x01000000 if self.top_byte else -128)
+        typed = signed < self.lowest_untyped
         if not typed.any():
             return result
         result[typed] = PageType.OTHER

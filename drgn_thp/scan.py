@@ -237,7 +237,7 @@ class Scan:
         kinds = low_kinds(mapping)
         rows = (kinds == 0).nonzero()[0]
         if len(rows):
-            pointers = self.context.memmap.finder.untyped(state[rows], counts[rows])
+            pointers = self.context.memmap.finder.has_mapping_word(state[rows], counts[rows])
             pointers &= mapping[rows] != 0
             kinds[rows] = self.context.mappings.kinds_of(mapping[rows], pointers)
         return kinds
