@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from drgn import FaultError, Object, Program
 
 MAX_RESOURCES = 1 << 16
+MAX_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,17 @@ def read_resources(prog: Program, page_shift: int) -> Resources:
     ram, virtio_mem, failure = [], [], ""
     try:
         pending: list[Object] = [prog["iomem_resource"].child.read_()]
-        for _ in range(MAX_RESOURCES):
-            if not pending:
-                break
+        seen: set[int] = set()
+        while pending:
             resource = pending.pop()
             if not resource:
                 continue
-            name = resource.name
-            text = name.string_()[:64] if name else b""
+            if int(resource.value_()) in seen or len(seen) >= MAX_RESOURCES:
+                failure = "the tree of resources leads back into itself"
+                break
+            seen.add(int(resource.value_()))
+            # No further than is looked at: a damaged pointer leads to what may not end for long.
+            text = prog.read_c_string(resource.name.value_(), max_size=MAX_NAME) if resource.name else b""
             # The kernel rounds both ends inwards: pages that only partly are RAM do not count.
             frames = (
                 (int(resource.start) + (1 << page_shift) - 1) >> page_shift,
@@ -52,8 +56,6 @@ def read_resources(prog: Program, page_shift: int) -> Resources:
                 if b"virtio_mem" in text:
                     virtio_mem.append(frames)
             pending += [resource.sibling.read_(), resource.child.read_()]
-        else:
-            failure = "endless tree of resources"
     except (LookupError, FaultError) as error:
         failure = str(error)
     return Resources(tuple(sorted(ram)), tuple(sorted(virtio_mem)), failure)
