@@ -418,6 +418,17 @@ def _resources(resource: Object) -> Iterator[Object]:
 
 
 @damage
+def names_without_end(p: Patient, rng: random.Random) -> None:
+    """Pointers to names that lead into megabytes without a zero byte."""
+    first = p.overlay.dump.hotplug_pfns.start
+    for frame in range(first, first + 4096):
+        p.overlay.write_physical(frame * PAGE_SIZE, b"A" * PAGE_SIZE)
+    address = int(p.prog["page_offset_base"].value_()) + first * PAGE_SIZE
+    for resource in _resources(p.prog["iomem_resource"].child):
+        p.overlay.write_u64(resource.member_("name").address_of_().value_(), address + rng.randrange(PAGE_SIZE))
+
+
+@damage
 def damaged_zones(p: Patient, rng: random.Random) -> None:
     """Zones that are elsewhere, or endless; nodes that are not there."""
     for _ in range(rng.choice((1, 4))):

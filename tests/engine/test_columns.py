@@ -14,11 +14,21 @@ from collections.abc import Iterable
 import numpy
 import pytest
 from drgn import Object, TypeKind, cast, offsetof
-from drgn.helpers.linux.mm import PageHead, PageTail, compound_head, compound_order, page_to_pfn, pfn_to_page
+from drgn.helpers.linux.mm import (
+    PageHead,
+    PageTail,
+    compound_head,
+    compound_order,
+    follow_phys,
+    page_to_pfn,
+    page_to_virt,
+    pfn_to_page,
+)
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
 from drgn_thp import formulas, helpers
 from drgn_thp.folios import Column
+from drgn_thp.ledger import parse_page
 from drgn_thp.pagetype import PageType
 
 from .kpageflags import KPF, Pages, compared, expected_flags, names
@@ -335,6 +345,22 @@ def test_marks_are_where_pagemap_says(opened: Opened) -> None:
         kind = opened.context.mappings.kinds[int(f.mapping_kind[row])].name
         types = {"anon": "anon", "anon-thp": "anon", "anon-mthp": "anon", "ksm": "ksm", "kernel": ""}
         assert kind == types.get(mark.kind, kind), mark
+
+
+def test_every_way_to_name_a_page(opened: Opened) -> None:
+    """Page frame, physical address, address of the struct page, and of the memory itself, wherever that is mapped."""
+    context, prog = opened.context, opened.prog
+    for mark in opened.dump.marks[::5]:
+        page = pfn_to_page(prog, mark.pfn)
+        words = {f"{mark.pfn:#x}", f"pfn:{mark.pfn}", f"phys:{mark.pfn << 12:#x}"}
+        words |= {f"{page.value_():#x}", f"page:{page.value_() + 8:#x}"}
+        if mark.kind != "secretmem":  # is not in the direct map
+            words |= {f"{page_to_virt(page).value_() + 5:#x}", f"virt:{page_to_virt(page).value_():#x}"}
+        assert {parse_page(context, word) for word in words} == {mark.pfn}, mark
+    module = prog["modules"].next.value_()  # in memory of its own; and a variable in the kernel's image
+    for address in (module, int(prog["init_task"].address_of_())):
+        pfn = int(follow_phys(prog["init_mm"].address_of_(), address)) >> 12
+        assert parse_page(context, hex(address)) == parse_page(context, f"virt:{address:#x}") == pfn
 
 
 def test_every_reference_is_explained(opened: Opened) -> None:

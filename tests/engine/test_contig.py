@@ -171,6 +171,15 @@ def test_other_formats_list_the_same(
     assert rows == {pfn: record["reason"] for pfn, record in listed(report[1]).items()}
 
 
+def test_blocks_by_number_and_by_address_are_the_same(
+    opened: Opened, report: tuple[int, tuple[Record, ...]], tmp_path: Path
+) -> None:
+    """As /sys/devices/system/memory numbers them, and as /proc/iomem shows them."""
+    numbers = [record["block"] for record in report[1] if record["kind"] == "block"]
+    status, text = run(opened, tmp_path / "by-number", "ndjson", "--block", f"{min(numbers)}-{max(numbers)}")
+    assert (status, tuple(json.loads(line) for line in text.splitlines())) == report
+
+
 def test_nothing_in_all_of_memory_is_held_but_by_the_workload(opened: Opened, tmp_path: Path) -> None:
     """
     Outside of the workload's blocks as well, extra references and wrong refusals are only where they were planted.
