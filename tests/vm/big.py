@@ -16,7 +16,7 @@ from .guest import Guest
 from .matrix import kernel
 
 KERNEL = "6.12"
-# Boot memory in MiB; how much of it is touched is up to workload/big.c.
+# Boot memory in MiB; how much of it is touched is up to workload/big/main.c.
 VARIANTS = {"mixed": 20 << 10, "dense": 5 << 10}
 
 

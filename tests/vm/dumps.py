@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -20,13 +21,14 @@ from .cache import cache_dir, new_directory
 from .elfcore import ElfCore, build_id
 from .guest import Guest, GuestError
 from .matrix import Kernel
+from .scenes import LAB, Scene
 
 PAGE_SIZE = 4096
 # What the arrays of kpageflags and kpagecount hold for frames that are no RAM.
 UNREAD = 0xFFFFFFFFFFFFFFFF
 # Part of the key of the cache: change it when the meaning of what is stored changes.
-HARNESS_VERSION = 1
-# Second half of what the workload writes into pages that are found by content; see its scenarios_held.c.
+HARNESS_VERSION = 2
+# Second half of what the workload writes into pages that are found by content; see lab/scenarios_held.c.
 SIGNATURE = "of drgn_thp's lab"
 
 _RANGE = r"^RANGE pfn=(\S+) pages=(\d+) hotplugged=(\d)"
@@ -57,9 +59,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Dump:
-    """A dump of one kernel, and the guest's own word on its pages at that moment."""
+    """
+    A dump of one kernel, and the guest's own word on its pages at that moment.
+
+    :ivar scene: What the guest shows.
+    """
 
     kernel: str
+    scene: Scene
     version: str
     release: str
     directory: Path
@@ -70,6 +77,21 @@ class Dump:
     def vmcore(self) -> Path:
         """The ELF core."""
         return self.directory / "vmcore"
+
+    @property
+    def state(self) -> Path:
+        """The machine as it was at that very moment, for :class:`.guest.Guest` to go on from."""
+        return self.directory / "state"
+
+    @property
+    def initramfs(self) -> Path:
+        """What the guest booted from."""
+        return self.directory / "initramfs"
+
+    @property
+    def vmlinuz(self) -> Path:
+        """What the guest booted."""
+        return self.vmlinux.parent / "vmlinuz"
 
     @cached_property
     def marks(self) -> list[Mark]:
@@ -107,7 +129,7 @@ class Dump:
         return column
 
 
-def ensure_dump(entry: Kernel, refresh: bool = False) -> Dump:
+def ensure_dump(entry: Kernel, refresh: bool = False, scene: Scene = LAB) -> Dump:
     """
     Return the dump of a kernel, made now unless the cache has it.
 
@@ -115,24 +137,26 @@ def ensure_dump(entry: Kernel, refresh: bool = False) -> Dump:
     :raises GuestError: if the guest did not reach the states that it should
     """
     files = kernels.fetch(entry, refresh)
-    directory = dump_directory(files)
-    dump = Dump(entry.name, files.version, files.release, directory, files.vmlinux, files.modules)
+    directory = dump_directory(files, scene)
+    dump = Dump(entry.name, scene, files.version, files.release, directory, files.vmlinux, files.modules)
     if not directory.exists():
         with new_directory(directory) as scratch:
             _make(files, replace(dump, directory=scratch))
     return dump
 
 
-def dump_directory(files: kernels.Files) -> Path:
+def dump_directory(files: kernels.Files, scene: Scene = LAB) -> Path:
     """Return where the cache keeps the dump of a kernel, as this version of the lab would make it."""
-    return cache_dir() / "dumps" / f"{files.name}-{cache_key(files, 'lab')}"
+    return cache_dir() / "dumps" / f"{files.name}-{scene.name}-{cache_key(files, scene.name, scene)}"
 
 
-def cache_key(files: kernels.Files, program: str) -> str:
+def cache_key(files: kernels.Files, program: str, scene: Scene = LAB) -> str:
     """Return what a dump depends on: the kernel, the program that runs in the guest, and how the guest is set up."""
     here = Path(__file__).parent
-    parts = [*workload.sources(program), here / "guest.py", here / "initramfs.py"]
-    return f"{files.version}-{workload.digest(parts)}-{HARNESS_VERSION}"
+    makers = {Path(inspect.getfile(make)) for make in scene.files.values()}
+    parts = [*workload.sources(program), here / "guest.py", here / "initramfs.py", *makers]
+    machine = (scene.modules, scene.arguments, scene.devices, sorted(scene.files), scene.memory_mib, scene.hotplug_mib)
+    return f"{files.version}-{workload.digest(parts, repr(machine))}-{HARNESS_VERSION}"
 
 
 def boot_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[ElfCore, str]:
@@ -160,9 +184,27 @@ def boot_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[
 
 
 def _make(files: kernels.Files, dump: Dump) -> None:
-    with Guest(files.vmlinuz, initramfs.build(files, workload.build("lab"))) as guest:
+    image = initramfs.build(files, workload.build(dump.scene.name), dump.scene)
+    dump.initramfs.write_bytes(image)
+    with start(dump) as guest:
         core, serial = boot_and_dump(files, guest, dump.directory)
+        guest.save(dump.state)
     _store(core, serial, dump.directory)
+
+
+def start(dump: Dump, state: Path | None = None) -> Guest:
+    """Return the guest of a dump: booting, or as it was when its state was saved."""
+    scene = dump.scene
+    return Guest(
+        dump.vmlinuz,
+        dump.initramfs.read_bytes(),
+        scene.memory_mib,
+        scene.hotplug_mib,
+        agent=True,
+        arguments=scene.arguments,
+        devices=scene.devices,
+        state=state,
+    )
 
 
 def _check_build(core: ElfCore, files: kernels.Files) -> None:

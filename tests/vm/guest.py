@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -84,7 +85,14 @@ class Guest:
         hotplug_mib: int = 512,
         agent: bool = False,
         arguments: Sequence[str] = (),
+        devices: Sequence[str] = (),
+        state: Path | None = None,
     ) -> None:
+        """
+        :param arguments: For the kernel
+        :param devices: More arguments for the emulator
+        :param state: Do not boot, but go on from where :meth:`save` left a guest that was made in the same way
+        """
         # Not in the cache: the path of a socket must be short.
         self._scratch = tempfile.TemporaryDirectory(prefix="lab.")
         directory = Path(self._scratch.name)
@@ -108,6 +116,9 @@ class Guest:
         command += ["-device", "vmcoreinfo", "-serial", f"file:{self._serial}"]
         if agent:
             command += ["-serial", f"unix:{self.agent_socket},server=on,wait=off"]
+        command += devices
+        if state:
+            command += ["-incoming", f"exec:cat {shlex.quote(str(state))}"]
         for path in (directory / "qmp", self.drgn_socket):
             command += ["-qmp", f"unix:{path},server=on,wait=off"]
         with self._errors.open("wb") as errors:
@@ -159,6 +170,29 @@ class Guest:
         if not self._qmp:
             self._qmp = Qmp(self._qmp_path)
         return self._qmp
+
+    def save(self, path: Path) -> None:
+        """
+        Write the state of the machine to a file, from which it can go on any number of times.
+
+        :raises GuestError: if that fails
+        """
+        # Unlimited: by default it is made for networks.
+        self.qmp("migrate-set-parameters", **{"max-bandwidth": 0})
+        self.qmp("migrate", uri=f"exec:cat > {shlex.quote(str(path))}")
+        self._wait_for_migration("completed")
+
+    def resume(self) -> None:
+        """Let a guest that was restored go on."""
+        self._wait_for_migration("completed")
+        self.qmp("cont")
+
+    def _wait_for_migration(self, wanted: str) -> None:
+        deadline = time.monotonic() + BOOT_SECONDS
+        while (status := self.qmp("query-migrate").get("status")) != wanted:
+            if status in ("failed", "cancelled") or time.monotonic() > deadline:
+                raise self._error(f"saving or restoring the guest: {status}: {self._errors.read_text()}")
+            time.sleep(0.02)
 
     def dump(self, path: Path) -> None:
         """

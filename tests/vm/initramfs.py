@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from .kernels import Files
+from .scenes import LAB, Scene
 
 # What the workload needs, where the kernel has it as a module. Whatever is missing is taken to be built in; if it is
 # not, the workload fails and says so.
@@ -85,8 +86,8 @@ def ext4_image() -> bytes:
         return image.read_bytes()
 
 
-def build(files: Files, init: Path) -> bytes:
-    """Return the compressed initramfs for a kernel."""
+def build(files: Files, init: Path, scene: Scene = LAB) -> bytes:
+    """Return the compressed initramfs for a kernel, a program, and what its scene wants besides."""
     archive = Cpio()
     for directory in ("dev", "proc", "sys", "modules"):
         archive.add(directory, stat.S_IFDIR | 0o755)
@@ -94,6 +95,8 @@ def build(files: Files, init: Path) -> bytes:
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("init", stat.S_IFREG | 0o755, init.read_bytes())
     archive.add("ext4.img", stat.S_IFREG | 0o600, ext4_image())
-    for number, path in enumerate(module_files(files)):
+    for name, make in scene.files.items():
+        archive.add(name, stat.S_IFREG | 0o600, make())
+    for number, path in enumerate(module_files(files, (*MODULES, *scene.modules))):
         archive.add(f"modules/{number:02}.ko", stat.S_IFREG | 0o644, path.read_bytes())
     return archive.compressed()

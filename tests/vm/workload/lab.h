@@ -47,18 +47,27 @@ struct mark {
 
 enum state { RUNNING, READY, LACKING, FAILED };
 
+// The processes of one scenario.
+struct group {
+	char scenario[32];
+	int pgid;
+};
+
 struct table {
+	volatile int groups;
 	volatile int marks;
 	volatile int children; // of the current scenario, that are in place
 	volatile int state;    // of the current scenario
 	char scenario[32];
 	char why[128];
-	struct mark mark[2048];
+	struct group group[256];
+	struct mark mark[4096];
 };
 
 extern struct table *table;
 
 void make_table(void);
+void add_group(const char *scenario, int pgid);
 // One mark for a mapped page.
 void mark(const char *kind, void *region, int index, int held, const char *note);
 // One mark for a page that no page table maps.
@@ -109,7 +118,7 @@ void report(void);
 void open_agent(void);
 void agent(void) __attribute__((noreturn));
 
-// --- scenarios_*.c
+// --- a program's own folder
 
 struct scenario {
 	const char *name;
@@ -119,7 +128,7 @@ struct scenario {
 // run.c. The second argument is called in the new process first.
 void run(const struct scenario *scenario, void (*prepare)(void));
 
-extern const struct scenario scenarios_anon[], scenarios_held[], scenarios_file[], scenarios_swap[], scenarios_special[],
-	scenarios_last[];
+// What the main.c that the programs share runs, in this order; each program that has no main.c of its own defines it.
+extern const struct scenario *const tables[];
 
 #endif

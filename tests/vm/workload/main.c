@@ -21,10 +21,8 @@ int main(void)
 	wait_for_movable_node();
 	attach_disks();
 	prepare_report();
-	const struct scenario *const all[] = {scenarios_anon, scenarios_held,	 scenarios_file,
-					      scenarios_swap, scenarios_special, scenarios_last};
-	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-		for (const struct scenario *s = all[i]; s->name; s++)
+	for (const struct scenario *const *table = tables; *table; table++)
+		for (const struct scenario *s = *table; s->name; s++)
 			run(s, bind_to_movable_node);
 	report();
 	agent();

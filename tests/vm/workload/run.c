@@ -17,6 +17,7 @@ void run(const struct scenario *scenario, void (*prepare)(void))
 	// One process for each: in a common one every fork would share the pages of all the other scenarios.
 	pid_t pid = fork();
 	if (pid == 0) {
+		setpgid(0, 0);
 		prctl(PR_SET_NAME, scenario->name);
 		if (prepare)
 			prepare();
@@ -25,6 +26,7 @@ void run(const struct scenario *scenario, void (*prepare)(void))
 		for (;;)
 			pause();
 	}
+	add_group(scenario->name, pid);
 	time_t start = time(NULL);
 	while (table->state == RUNNING) {
 		int status;

@@ -68,6 +68,8 @@ void hold_gates_still(void)
 		{"/proc/sys/kernel/numa_balancing", "0"},
 		{"/proc/sys/vm/dirty_writeback_centisecs", "0"},
 		{"/proc/sys/vm/dirty_expire_centisecs", "8640000"},
+		{"/proc/sys/vm/dirty_background_ratio", "80"},
+		{"/proc/sys/vm/dirty_ratio", "90"},
 		{"/proc/sys/vm/compaction_proactiveness", "0"},
 		{"/proc/sys/vm/swappiness", "100"},
 		{"/sys/kernel/mm/ksm/run", "0"},

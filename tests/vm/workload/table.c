@@ -14,6 +14,15 @@ void make_table(void)
 	snprintf(table->scenario, sizeof(table->scenario), "init");
 }
 
+void add_group(const char *scenario, int pgid)
+{
+	if (table->groups >= (int)ARRAY_SIZE(table->group))
+		fail("table of groups is full");
+	struct group *group = &table->group[table->groups++];
+	snprintf(group->scenario, sizeof(group->scenario), "%s", scenario);
+	group->pgid = pgid;
+}
+
 static void add(const char *kind, uintptr_t vaddr, uint64_t pfn, int index, int held, const char *note)
 {
 	int slot = __sync_fetch_and_add(&table->marks, 1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Folios with a reference that no part of mm explains.
-#include "lab.h"
+#include "../lab.h"
 
 #include <sys/socket.h>
 #include <sys/uio.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Another pid 1, for benchmarks: gigabytes of live pages rather than one of each kind.
-#include "lab.h"
+#include "../lab.h"
 
 #include <sys/uio.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // KSM, hugetlb, secret memory, and a page that is not on the LRU yet.
-#include "lab.h"
+#include "../lab.h"
 
 #include <sched.h>
 

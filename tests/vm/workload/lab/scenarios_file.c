@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The page cache: tmpfs, ext4 and ramfs, mapped and not.
-#include "lab.h"
+#include "../lab.h"
 
 #include <sys/syscall.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The swap cache: folios with a slot in the swap area, which costs them one reference per page.
-#include "lab.h"
+#include "../lab.h"
 
 #define TRIES 50
 

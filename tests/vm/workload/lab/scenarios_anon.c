@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Anonymous memory: base pages and THPs, in the ways that page tables can map them.
-#include "lab.h"
+#include "../lab.h"
 
 
 static void base(void)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every scene comes out on every kernel: a scenario that quietly vanished would leave every test on it passing."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import workload
+from .dumps import ensure_dump
+from .matrix import KERNELS, Kernel
+from .scenes import SCENES, Scene
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.mark.parametrize("entry", KERNELS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_scenarios_are_complete(scene: Scene, entry: Kernel) -> None:
+    """What the guest could not show is exactly what the matrix says that this kernel lacks."""
+    dump = ensure_dump(entry, scene=scene)
+    scenarios = workload.scenarios(scene.name)
+    assert dump.lacks == entry.lacks & scenarios
+    # Free huge pages have no scenario that would mark them.
+    assert {mark.scenario for mark in dump.marks} - {"hugetlb_free"} == scenarios - entry.lacks
