@@ -1,21 +1,223 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // After READY: pid 1 serves commands on the second serial port, if there is one, and otherwise sleeps.
+//
+// What may never return is done by a process of its own. An answer is lines, the last of them a single dot.
 #include "lab.h"
 
+#include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+
+// What no kernel writes into a status: 5.10 leaves that of a page it refused as it was.
+#define UNTOUCHED (-1000)
+// How long a killed process may take to notice, in seconds. One that sleeps for ever does not.
+#define GRACE 2
+
 static int port = -1;
+// A page of its own for each command: what the process that did it found out.
+static volatile struct outcome {
+	long result;
+	int error, status;
+	uint64_t before, after;
+} *outcome;
+static pid_t writer;
 
 void open_agent(void)
 {
+	struct termios raw;
 	port = open("/dev/ttyS1", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	// Without the hardware the device node opens, but that is all.
+	if (port < 0 || tcgetattr(port, &raw)) {
+		port = -1;
+		return;
+	}
+	cfmakeraw(&raw);
+	raw.c_lflag |= ICANON;
+	tcsetattr(port, TCSANOW, &raw);
+	outcome = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	check(outcome != MAP_FAILED, "no memory for the agent");
+}
+
+// Says whether the process ended within so many seconds.
+static int ended(pid_t pid, int seconds)
+{
+	struct timespec now, end;
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_sec += seconds;
+	for (unsigned int pause = 100;; pause += pause < 20000 ? pause : 0) {
+		if (waitpid(pid, NULL, WNOHANG) == pid)
+			return 1;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec > end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec > end.tv_nsec))
+			return 0;
+		usleep(pause);
+	}
+}
+
+static const char *killed(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	return ended(pid, GRACE) ? "endless" : "blocked";
+}
+
+static void move_one(const struct mark *m, int flags)
+{
+	void *page = (void *)m->vaddr;
+	int node = -1, status = UNTOUCHED;
+	outcome->before = pfn_of_pid(m->pid, m->vaddr);
+	syscall(SYS_move_pages, m->pid, 1UL, &page, NULL, &node, 0);
+	node = node == MOVABLE_NODE ? 0 : MOVABLE_NODE;
+	errno = 0;
+	outcome->result = syscall(SYS_move_pages, m->pid, 1UL, &page, &node, &status, flags);
+	outcome->error = errno;
+	outcome->status = status;
+	outcome->after = pfn_of_pid(m->pid, m->vaddr);
+}
+
+// move FLAGS SECONDS MARK...: one page per call, as the second page of a folio would find it isolated.
+static void move(char *rest)
+{
+	int flags = strtol(rest, &rest, 0), seconds = strtol(rest, &rest, 0);
+	for (char *word; (word = strsep(&rest, " "));) {
+		if (!*word)
+			continue;
+		int index = atoi(word);
+		const struct mark *m = &table->mark[index];
+		pid_t pid = fork();
+		if (pid == 0) {
+			move_one(m, flags);
+			_exit(0);
+		}
+		if (ended(pid, seconds))
+			dprintf(port, "A %d %ld %d %d %#lx %#lx\n", index, outcome->result, outcome->error, outcome->status,
+				outcome->before, outcome->after);
+		else
+			dprintf(port, "A %d %s\n", index, killed(pid));
+	}
+}
+
+// write SECONDS PATH TEXT: into a file of the kernel's, which makes it do something that may take for ever.
+static void write_for(char *rest)
+{
+	int seconds = strtol(rest, &rest, 0);
+	strsep(&rest, " ");
+	const char *path = strsep(&rest, " ");
+	writer = fork();
+	if (writer == 0) {
+		int fd = open(path, O_WRONLY);
+		outcome->error = 0;
+		if (fd < 0 || write(fd, rest, strlen(rest)) < 0)
+			outcome->error = errno;
+		_exit(0);
+	}
+	if (ended(writer, seconds))
+		dprintf(port, "W %d\n", outcome->error);
+	else
+		dprintf(port, "W running\n");
+}
+
+// pages: where each marked page is now, and what is to be seen of where it was.
+static void pages(void)
+{
+	for (int i = 0; i < table->marks; i++) {
+		const struct mark *m = &table->mark[i];
+		uint64_t now = m->vaddr ? pfn_of_pid(m->pid, m->vaddr) : 0;
+		dprintf(port, "P %d %#lx %#lx %#lx\n", i, now, m->pfn ? kpageflags(m->pfn) : 0,
+			m->pfn ? kpagecount(m->pfn) : 0);
+	}
+}
+
+// used START END: the page frames of a range that are neither free nor gone, in runs that look alike.
+static void used(char *rest)
+{
+	static uint64_t flags[4096];
+	uint64_t start = strtoul(rest, &rest, 0), end = strtoul(rest, &rest, 0), first = 0, length = 0, alike = 0;
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	for (uint64_t pfn = start; pfn <= end; pfn++) {
+		uint64_t at = (pfn - start) % ARRAY_SIZE(flags);
+		if (at == 0 && pfn < end && pread(fd, flags, sizeof(flags), pfn * sizeof(*flags)) <= 0)
+			break;
+		if (length && (pfn == end || flags[at] != alike)) {
+			dprintf(port, "U %#lx %lu %#lx\n", first, length, alike);
+			length = 0;
+		}
+		if (pfn == end || flags[at] & (KPF_BUDDY | KPF_NOPAGE | KPF_OFFLINE))
+			continue;
+		if (!length)
+			first = pfn;
+		alike = flags[at];
+		length++;
+	}
+	close(fd);
+}
+
+// alone SCENARIO...: ends the processes of all other scenarios, and takes their files away.
+static void alone(char *rest)
+{
+	static const char *const places[] = {"/tmpfs", "/tmpfs-huge", "/ext4", "/ramfs"};
+	char *names[ARRAY_SIZE(table->group)];
+	int count = 0;
+	while ((names[count] = strsep(&rest, " ")))
+		count += *names[count] && count < (int)ARRAY_SIZE(names) - 1;
+	for (int i = 0; i < table->groups; i++) {
+		const struct group *group = &table->group[i];
+		int spared = 0;
+		for (int j = 0; j < count; j++)
+			spared |= !strcmp(names[j], group->scenario);
+		if (spared)
+			continue;
+		kill(-group->pgid, SIGKILL);
+		for (size_t j = 0; j < ARRAY_SIZE(places); j++) {
+			char path[64];
+			snprintf(path, sizeof(path), "%s/%s", places[j], group->scenario);
+			unlink(path);
+		}
+	}
+	// Orphans come to pid 1. They are gone when there are no more of them; those that sleep for ever stay.
+	for (int tries = 0; tries < 100; tries++, usleep(2000))
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			tries = 0;
+	drain();
+}
+
+static void serve(char *line)
+{
+	char *rest = line;
+	const char *command = strsep(&rest, " ");
+	if (!rest)
+		rest = line + strlen(line);
+	if (!strcmp(command, "move"))
+		move(rest);
+	else if (!strcmp(command, "write"))
+		write_for(rest);
+	else if (!strcmp(command, "kill"))
+		dprintf(port, "K %s\n", killed(writer));
+	else if (!strcmp(command, "pages"))
+		pages();
+	else if (!strcmp(command, "used"))
+		used(rest);
+	else if (!strcmp(command, "alone"))
+		alone(rest);
+	else if (!strcmp(command, "freeze"))
+		kill(-1, SIGSTOP);
+	else
+		dprintf(port, "ERROR no such command\n");
+	dprintf(port, ".\n");
 }
 
 void agent(void)
 {
 	// Not from the heap: until a command comes, nothing may change any more.
-	static char line[PAGE] = "x";
-	// Without the hardware the device node opens, but reading from it fails.
-	while (port >= 0 && read(port, line, sizeof(line)) > 0)
-		dprintf(port, "ERROR no such command\n");
+	static char line[2 * PAGE] = "x";
+	ssize_t size;
+	// A line of a terminal has no more than 4095 characters.
+	while (port >= 0 && (size = read(port, line, sizeof(line) - 1)) > 0) {
+		line[size] = 0;
+		line[strcspn(line, "\n")] = 0;
+		serve(line);
+	}
 	for (;;)
 		pause();
 }

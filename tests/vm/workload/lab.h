@@ -24,13 +24,21 @@
 #define MOVABLE_NODE 1
 
 // Bits of /proc/kpageflags, which is ABI.
+#define KPF_LOCKED (1ULL << 0)
+#define KPF_REFERENCED (1ULL << 2)
+#define KPF_UPTODATE (1ULL << 3)
+#define KPF_DIRTY (1ULL << 4)
 #define KPF_LRU (1ULL << 5)
+#define KPF_ACTIVE (1ULL << 6)
 #define KPF_WRITEBACK (1ULL << 8)
+#define KPF_BUDDY (1ULL << 10)
 #define KPF_COMPOUND_HEAD (1ULL << 15)
 #define KPF_COMPOUND_TAIL (1ULL << 16)
 #define KPF_SWAPCACHE (1ULL << 13)
 #define KPF_HUGE (1ULL << 17)
+#define KPF_NOPAGE (1ULL << 20)
 #define KPF_THP (1ULL << 22)
+#define KPF_OFFLINE (1ULL << 23)
 
 // --- table.c: what pid 1 will tell the world, shared by all processes
 
@@ -85,6 +93,7 @@ void check(int ok, const char *what);
 uint64_t pfn_of_pid(int pid, uintptr_t vaddr);
 uint64_t pfn_of(void *page);
 uint64_t kpageflags(uint64_t pfn);
+uint64_t kpagecount(uint64_t pfn);
 // Empties the per-CPU batches of pages on their way to the LRU, on all CPUs.
 void drain(void);
 

@@ -33,6 +33,11 @@ uint64_t kpageflags(uint64_t pfn)
 	return read_u64("/proc/kpageflags", pfn);
 }
 
+uint64_t kpagecount(uint64_t pfn)
+{
+	return read_u64("/proc/kpagecount", pfn);
+}
+
 void drain(void)
 {
 	// move_pages(2) drains before it looks at its arguments; the page asked for is already where it should go.
