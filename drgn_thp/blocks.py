@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import Literal
+from typing import Callable, Literal
 
 from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mm import for_each_memory_block
 
+from .errors import BadArgument
 from .layout import find_type, is_little_endian
 from .sections import Sections
 
 ONLINE, OFFLINE = "online", "offline"
 MAX_BLOCKS = 1 << 20
+_NUMBER = r"0x[0-9a-f]{1,16}|\d{1,20}"
 
 
 @dataclass(frozen=True)
@@ -178,3 +182,33 @@ def online_ranges(block: Block, runs: list[tuple[int, int]]) -> list[tuple[int, 
         if first < last:
             result.append((first, last))
     return result
+
+
+def named_blocks(texts: Sequence[str] | None, page_shift: int, option: str = "") -> Callable[[Block], bool] | None:
+    """
+    Return which memory blocks a user means, None for all: numbers (32, 32-35) or addresses (0x0-0x7ffffff).
+
+    :param option: What to put before a text that is complained of
+    :raises BadArgument: if one of the texts means nothing
+    """
+    if not texts:
+        return None
+    ids: list[tuple[int, int]] = []
+    frames: list[tuple[int, int]] = []
+    for text in texts:
+        match = re.fullmatch(f"({_NUMBER})(?:-({_NUMBER}))?", text, re.IGNORECASE | re.ASCII)
+        if match is None:
+            raise BadArgument(f"{option}{text!r}: neither a block (32), blocks (32-35) nor addresses (0x0-0x7ffffff)")
+        first, last = (int(number, 16 if "x" in number.lower() else 10) for number in (match[1], match[2] or match[1]))
+        if last < first:
+            raise BadArgument(f"{option}{text}: ends before it begins")
+        if match[1].lower().startswith("0x"):
+            frames.append((first >> page_shift, last >> page_shift))
+        else:
+            ids.append((first, last))
+
+    def wanted(block: Block) -> bool:
+        by_id = block.id is not None and any(first <= block.id <= last for first, last in ids)
+        return by_id or any(block.start_pfn <= last and first < block.end_pfn for first, last in frames)
+
+    return wanted

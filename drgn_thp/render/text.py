@@ -88,6 +88,8 @@ def _blocks(path: str, blocks: list[Record], summary: Record, out: TextIO) -> No
     wrongly = summary["wrongly_refused"].get(path, 0)
     out.write(f"\n{path}: {summary['refused'].get(path, 0)} of {summary['folios']} folios refused")
     out.write(f", {wrongly} of them wrongly\n" if wrongly else "\n")
+    if not rows:
+        return
     headers = ["block", "range", "state", "zone", "node", "folios", "refused", "reasons", "verdict"]
     out.write(_table(rows, headers, "block node folios refused") + "\n")
 
