@@ -206,6 +206,6 @@ FLAGS: tuple[Flag, ...] = (
 
 # Not a fact of a scan: only what lists THPs asks for it. Whoever is on no list points to itself.
 DEFERRED_LIST: tuple[At, ...] = (
-    At("struct folio", "_deferred_list", since='4375a553f4c4 ("mm: move page->deferred_list to folio->_deferred_list")'),
+    At("struct folio", "_deferred_list"),
     At("struct page", "deferred_list", page=2),
 )

@@ -163,7 +163,7 @@ def find_offset(prog: Program, places: tuple[At, ...]) -> int | None:
         type_ = find_type(prog, place.type)
         found = None if type_ is None else _member(type_, place.member)
         if found is not None:
-            return place.page * size + found[1]
+            return int(place.page * size + found[1])
     return None
 
 
