@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Pages pinned while something is under way, which here never ends; and pages that came through userfaultfd.
+#include "pins.h"
+
+#include <linux/aio_abi.h>
+#include <linux/nbd.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+// A disk whose server takes all requests and answers none. It was opened while it had no size: opened later, the kernel
+// would look for partitions on it, and wait for ever.
+static int silent_disk(int number)
+{
+	char path[32], text[32] = "";
+	int ends[2];
+	snprintf(path, sizeof(path), "/dev/nbd%d", number);
+	int fd = open(path, O_RDONLY | O_DIRECT);
+	check(fd >= 0, path);
+	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
+	check(ioctl(fd, NBD_SET_BLKSIZE, PAGE) == 0, "NBD_SET_BLKSIZE");
+	check(ioctl(fd, NBD_SET_SIZE_BLOCKS, 1024UL) == 0, "NBD_SET_SIZE_BLOCKS");
+	check(ioctl(fd, NBD_SET_SOCK, ends[0]) == 0, "NBD_SET_SOCK");
+	if (fork() == 0) {
+		ioctl(fd, NBD_DO_IT);
+		fail("NBD_DO_IT ended");
+	}
+	snprintf(path, sizeof(path), "/sys/block/nbd%d/size", number);
+	for (int tries = 0; atoi(text) == 0 && tries < 2000; tries++, usleep(1000))
+		check(read_file(path, text, sizeof(text)) == 0, path);
+	check(atoi(text) != 0, "the disk has no size");
+	// The last thing that the kernel does before the disk is there.
+	snprintf(path, sizeof(path), "/sys/block/nbd%d/pid", number);
+	check(access(path, F_OK) == 0, "the disk has no process");
+	return fd;
+}
+
+static void read_into(void *page, int disk)
+{
+	aio_context_t context = 0;
+	struct iocb block = {
+		.aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = disk, .aio_buf = (uintptr_t)page, .aio_nbytes = PAGE};
+	struct iocb *blocks[] = {&block};
+	struct io_event event;
+	struct timespec moment = {0, 50 * 1000 * 1000};
+	check(syscall(SYS_io_setup, 1, &context) == 0, "io_setup");
+	check(syscall(SYS_io_submit, context, 1, blocks) == 1, "io_submit");
+	check(syscall(SYS_io_getevents, context, 1, 1, &event, &moment) == 0, "the read came to an end");
+}
+
+static void mark_middle(char *region, const char *note)
+{
+	for (int i = 0; i < 3; i++) {
+		expect_settled(pfn_of(region + i * PAGE), KPF_LRU | KPF_ANON, KPF_THP, "not a base page on the LRU");
+		mark("anon", region, i, i == 1, i == 1 ? note : "neighbour");
+	}
+}
+
+static void mark_thp(char *region)
+{
+	expect_settled(pfn_of(region), KPF_LRU | KPF_ANON | KPF_THP, 0, "not a THP on the LRU");
+	mark_folio("anon-thp", region, pfn_of(region), 512, 1, "page 3");
+}
+
+static void odirect_base(void)
+{
+	int disk = silent_disk(0);
+	char *region = base_pages(3);
+	read_into(region + PAGE, disk);
+	mark_middle(region, "read in flight");
+}
+
+static void odirect_thp(void)
+{
+	int disk = silent_disk(1);
+	char *region = thp();
+	read_into(region + 3 * PAGE, disk);
+	mark_thp(region);
+}
+
+struct endless_read {
+	pid_t from;
+	void *page, *into;
+};
+
+static void *read_remote(void *argument)
+{
+	struct endless_read *read = argument;
+	struct iovec local = {read->into, PAGE}, remote = {read->page, PAGE};
+	process_vm_readv(read->from, &local, 1, &remote, 1, 0);
+	fail("process_vm_readv ended");
+}
+
+// The remote page is pinned before the first byte is copied to where nobody ever provides a page.
+static void read_for_ever(void *page)
+{
+	static struct endless_read read;
+	pthread_t thread;
+	char *into = aligned_region(PAGE, PAGE);
+	struct pollfd faults = {.fd = userfault(into, PAGE), .events = POLLIN};
+	read = (struct endless_read){getppid(), page, into};
+	check(pthread_create(&thread, NULL, read_remote, &read) == 0, "pthread_create");
+	check(poll(&faults, 1, 10000) == 1 && faults.revents == POLLIN, "no page fault was waited for");
+}
+
+static void vm_readv_base(void)
+{
+	char *region = base_pages(3);
+	check(madvise(region, 3 * PAGE, MADV_DONTFORK) == 0, "madvise(MADV_DONTFORK)");
+	in_child(read_for_ever, region + PAGE);
+	mark_middle(region, "process_vm_readv");
+}
+
+static void vm_readv_thp(void)
+{
+	char *region = thp();
+	check(madvise(region, THP, MADV_DONTFORK) == 0, "madvise(MADV_DONTFORK)");
+	in_child(read_for_ever, region + 3 * PAGE);
+	mark_thp(region);
+}
+
+static void mark_plain(char *region, int pages)
+{
+	for (int i = 0; i < pages; i++) {
+		expect_settled(pfn_of(region + i * PAGE), KPF_LRU | KPF_ANON, KPF_THP, "not a base page on the LRU");
+		mark("anon", region, i, 0, "");
+	}
+}
+
+static void uffd_copied(void)
+{
+	char *region = aligned_region(2 * PAGE, THP), *source = aligned_region(2 * PAGE, THP);
+	fill(source, 2 * PAGE);
+	int fd = userfault(region, 2 * PAGE);
+	struct uffdio_copy copy = {.dst = (uintptr_t)region, .src = (uintptr_t)source, .len = 2 * PAGE};
+	check(ioctl(fd, UFFDIO_COPY, &copy) == 0 && copy.copy == (int64_t)(2 * PAGE), "UFFDIO_COPY");
+	mark_plain(region, 2);
+}
+
+static void uffd_registered(void)
+{
+	char *region = base_pages(2);
+	userfault(region, 2 * PAGE);
+	mark_plain(region, 2);
+}
+
+const struct scenario scenarios_inflight[] = {
+	{"odirect_base", odirect_base},
+	{"odirect_thp", odirect_thp},
+	{"vm_readv_base", vm_readv_base},
+	{"vm_readv_thp", vm_readv_thp},
+	{"uffd_copied", uffd_copied},
+	{"uffd_registered", uffd_registered},
+	{0},
+};
