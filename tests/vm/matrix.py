@@ -37,8 +37,8 @@ class Kernel:
 NO_MTHP = frozenset({"mthp", "mthp_held"})
 
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | {"secretmem"}),
-    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security"), lacks=NO_MTHP),
+    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | {"secretmem", "udmabuf"}),
+    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security"), lacks=NO_MTHP | {"udmabuf"}),
     Kernel("6.12", ("trixie",)),
     Kernel("7.3", ("trixie-backports",)),
 )

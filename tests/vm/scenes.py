@@ -38,5 +38,7 @@ class Scene:
 
 LAB = Scene("lab")
 
-SCENES: tuple[Scene, ...] = (LAB,)
+PINS = Scene("pins", modules=("nbd",))
+
+SCENES: tuple[Scene, ...] = (LAB, PINS)
 """Those that the truth run asks the kernel about."""
