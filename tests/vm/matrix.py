@@ -34,11 +34,14 @@ class Kernel:
         return f"linux-image-{self.flavour}", f"linux-image-{self.flavour}-dbg"
 
 
-NO_MTHP = frozenset({"mthp", "mthp_held"})
+NO_MTHP = frozenset(
+    {"mthp", "mthp_held", "mthp_forked", "mthp_cow", "mthp_hole", "mthp_hole_head"}
+    | {f"mthp_partial_{size}" for size in ("16k", "32k", "64k", "128k", "256k", "512k", "1m")}
+)
 
 KERNELS: tuple[Kernel, ...] = (
     Kernel("5.10", ("bullseye",), lacks=NO_MTHP | {"secretmem", "udmabuf"}),
-    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security"), lacks=NO_MTHP | {"udmabuf"}),
+    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security"), lacks=NO_MTHP | {"hugetlb_fixed", "udmabuf"}),
     Kernel("6.12", ("trixie",)),
     Kernel("7.3", ("trixie-backports",)),
 )
