@@ -38,7 +38,11 @@ class Scene:
 
 LAB = Scene("lab")
 
+HUGE = Scene("huge")
+
+STUCK = Scene("stuck", modules=("nbd", "fuse"))
+
 PINS = Scene("pins", modules=("nbd",))
 
-SCENES: tuple[Scene, ...] = (LAB, PINS)
+SCENES: tuple[Scene, ...] = (LAB, HUGE, STUCK, PINS)
 """Those that the truth run asks the kernel about."""
