@@ -168,6 +168,9 @@ class Guest:
     def qmp(self) -> Qmp:
         """The monitor."""
         if not self._qmp:
+            deadline = time.monotonic() + BOOT_SECONDS
+            while not self._qmp_path.exists() and self._process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)  # the emulator has only just been started
             self._qmp = Qmp(self._qmp_path)
         return self._qmp
 
