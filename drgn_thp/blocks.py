@@ -54,7 +54,7 @@ def _states(prog: Program) -> dict[int, str]:
     return {value: name.replace("MEM_", "").lower().replace("_", "-") for value, name in names.items()}
 
 
-def _sections_per_block(prog: Program) -> int | None:
+def sections_per_block(prog: Program) -> int | None:
     """Return how many sections the kernel on- and offlines at a time, or None if it does not say."""
     try:
         size = int(prog["sections_per_block"].value_())
@@ -103,7 +103,7 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
     except _Endless:
         notes.append(f"the list of memory blocks leads back into itself after {len(found)}: it is damaged")
         whole = False
-    per_block = _sections_per_block(prog)
+    per_block = sections_per_block(prog)
     guessed = per_block is None
     if per_block is None:
         # Every block begins at a multiple of its size, and there is no larger number of which that is true.

@@ -38,6 +38,25 @@ class PathCensus:
 
 
 @dataclass
+class Obstacles:
+    """Folios that one path refuses, in ascending order: where each begins, its pages, the index of the gate."""
+
+    pfn: Column
+    pages: Column
+    gate: Column
+
+    @staticmethod
+    def concatenate(parts: Sequence[Obstacles]) -> Obstacles:
+        """Return all of some, in ascending order."""
+        columns = [
+            numpy.concatenate([numpy.zeros(0, numpy.int64), *(getattr(part, name) for part in parts)])
+            for name in ("pfn", "pages", "gate")
+        ]
+        order = numpy.argsort(columns[0], kind="stable")
+        return Obstacles(*(column[order] for column in columns))
+
+
+@dataclass
 class BlockCensus:
     """What was found in a memory block."""
 
@@ -57,6 +76,8 @@ class BlockCensus:
     """Pages in use by node and zone."""
     refused: Folios | None = None
     """The refused folios that were asked for, in ascending order."""
+    obstacles: Obstacles | None = None
+    """All that alloc_contig_range() refuses, where it was asked for which they are."""
 
     @property
     def free(self) -> int:
@@ -78,6 +99,8 @@ class Tally:
         """Folios that must be judged one by one, whatever they look like."""
         self.individual = numpy.zeros(0, dtype=bool)
         """Kept or alone: more is to be done than counting."""
+        self.contig = numpy.zeros(0, numpy.int16)
+        """Which gate of the path contig refuses first; -1 for none."""
 
     def judge(self, f: Folios, final: bool = False) -> None:
         """
@@ -91,6 +114,8 @@ class Tally:
         kept = numpy.zeros(len(f), dtype=bool)
         for path in self.paths:
             primary = path.judge(f).primary
+            if path.name == "contig":
+                self.contig = primary
             gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
             refusing.append([gates[index] for index in primary.tolist()])
             kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
@@ -98,12 +123,15 @@ class Tally:
         self.alone = needs_buffers(f) & (not final)
         self.kept = kept & ~self.alone
         self.individual = self.kept | self.alone
+        if not len(self.contig):
+            self.contig = numpy.full(len(f), -1, numpy.int16)
 
     def extend(self, other: Tally, number: int) -> None:
         """Append the first classes of another tally."""
         self.worth += other.worth[:number]
         self.kept = numpy.concatenate((self.kept, other.kept[:number]))
         self.alone = numpy.concatenate((self.alone, other.alone[:number]))
+        self.contig = numpy.concatenate((self.contig, other.contig[:number]))
         self.individual = self.kept | self.alone
 
     def credit(self, census: BlockCensus, weights: Column) -> None:

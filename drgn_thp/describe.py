@@ -9,12 +9,15 @@ from typing import Any
 import numpy
 
 from . import formulas
+from .blocks import Block
 from .census import BlockCensus
 from .context import Context
 from .folios import Folios
-from .gates import Path
+from .gates import Path, find_path
 from .pagetype import NAMES, PageType
-from .verdicts import block_verdict
+from .unplug import Fate, Prediction, predict
+from .verdicts import block_verdict, unreadable
+from .virtio_mem import Device
 
 SCHEMA = "drgn-thp/1"
 Record = dict[str, Any]
@@ -52,6 +55,16 @@ class Describer:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._contig = find_path("contig").of(context.kernel).gates
+        self._unplugs: dict[int, list[tuple[int, int, int | None, Prediction]]] = {}
+        """By device, of each memory block described: rank, start, number, and what could be unplugged."""
+
+    def in_virtio_mem(self, block: Block) -> bool:
+        """Return whether a memory block is of a device of virtio-mem."""
+        return self._device(block) is not None
+
+    def _device(self, block: Block) -> Device | None:
+        return self.context.virtio_mem.device(block.start_pfn << self.context.kernel.page_shift)
 
     def zone_name(self, index: int) -> str | None:
         """Return a zone's name without ZONE_; None for pages that belong to none (holes in boot memory)."""
@@ -162,8 +175,77 @@ class Describer:
             "hole_pages": census.holes,
             "poisoned_pages": census.poisoned,
             "unreadable_pages": census.unreadable,
+            "virtio_mem": self._virtio_mem(census),
             "paths": paths,
         }
+
+    def _virtio_mem(self, census: BlockCensus) -> Record | None:
+        """Return what virtio-mem has of a memory block, and what it could unplug of it; None if it is not its."""
+        block, device = census.block, self._device(census.block)
+        if device is None:
+            return None
+        shift = self.context.kernel.page_shift
+        start, size = block.start_pfn << shift, block.pages << shift
+        unread = unreadable(self.context, census)
+        found = predict(
+            device, block.start_pfn, block.end_pfn, shift, block.online, census.obstacles, self._contig, unread
+        )
+        unit = min(device.unit or size, size)
+        state = device.state(start)
+        partial = bool(found.count(Fate.UNPLUGGED))
+        rank = device.rank(state, partial, block.online)
+        self._unplugs.setdefault(device.start, []).append((rank, start, block.id, found))
+        return {
+            "device": device.start,
+            "state": state,
+            "sub_block_size": unit,
+            "sub_blocks": size // unit,
+            "plugged": size // unit - found.count(Fate.UNPLUGGED) if found.fates else None,
+            "verdict": found.verdict,
+            "answer": found.answer or None,
+            "unpluggable": found.count(Fate.GOES) * unit,
+            "map": found.map or None,
+            "kept_by": [
+                {
+                    "sub_block": keeper.sub_block,
+                    "start": start + keeper.sub_block * unit,
+                    "reasons": keeper.reasons,
+                    "folios": keeper.folios,
+                }
+                for keeper in found.keepers
+            ],
+        }
+
+    def devices(self) -> Iterator[Record]:
+        """Yield a record of each device of virtio-mem, after its memory blocks have been described."""
+        for device in self.context.virtio_mem.devices:
+            blocks = sorted(self._unplugs.get(device.start, []), key=lambda entry: (entry[0], -entry[1]))
+            unpluggable, stop = 0, None
+            for _, _, number, found in blocks:
+                # Those of which a request that is given up never gets to the rest count as well, for what went before.
+                unpluggable += found.count(Fate.GOES) * (device.unit or 0)
+                if found.out_of_memory:
+                    stop = number
+                    break
+            yield {
+                "schema": SCHEMA,
+                "kind": "virtio_mem",
+                "start": device.start,
+                "end": device.end,
+                "source": device.source,
+                "mode": device.mode,
+                "node": device.node,
+                "unit": device.unit,
+                "device_block_size": device.device_block_size,
+                "usable_size": device.usable_size,
+                "plugged_size": device.plugged_size,
+                "requested_size": device.requested_size,
+                "unplug_online": device.unplug_online,
+                "broken": device.broken,
+                "blocks": len(blocks),
+                "unpluggable": unpluggable,
+                "gives_up_at": stop,
+            }
 
 
 def _verdict(verdicts: Any, i: int, undecided: bool) -> Record:
