@@ -22,5 +22,7 @@ int file_of(const char *directory, int pages);
 char *map_file(int fd, int pages);
 // A region whose missing pages are to come from a descriptor, which is returned.
 int userfault(void *region, size_t size);
+// A disk, open for direct I/O, whose server takes all requests and answers none.
+int silent_disk(int number);
 
 #endif

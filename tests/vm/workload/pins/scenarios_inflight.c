@@ -3,40 +3,11 @@
 #include "pins.h"
 
 #include <linux/aio_abi.h>
-#include <linux/nbd.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
-
-// A disk whose server takes all requests and answers none. It was opened while it had no size: opened later, the kernel
-// would look for partitions on it, and wait for ever.
-static int silent_disk(int number)
-{
-	char path[32], text[32] = "";
-	int ends[2];
-	snprintf(path, sizeof(path), "/dev/nbd%d", number);
-	int fd = open(path, O_RDONLY | O_DIRECT);
-	check(fd >= 0, path);
-	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
-	check(ioctl(fd, NBD_SET_BLKSIZE, PAGE) == 0, "NBD_SET_BLKSIZE");
-	check(ioctl(fd, NBD_SET_SIZE_BLOCKS, 1024UL) == 0, "NBD_SET_SIZE_BLOCKS");
-	check(ioctl(fd, NBD_SET_SOCK, ends[0]) == 0, "NBD_SET_SOCK");
-	if (fork() == 0) {
-		ioctl(fd, NBD_DO_IT);
-		fail("NBD_DO_IT ended");
-	}
-	snprintf(path, sizeof(path), "/sys/block/nbd%d/size", number);
-	for (int tries = 0; atoi(text) == 0 && tries < 2000; tries++, usleep(1000))
-		check(read_file(path, text, sizeof(text)) == 0, path);
-	check(atoi(text) != 0, "the disk has no size");
-	// The last thing that the kernel does before the disk is there.
-	snprintf(path, sizeof(path), "/sys/block/nbd%d/pid", number);
-	check(access(path, F_OK) == 0, "the disk has no process");
-	return fd;
-}
 
 static void read_into(void *page, int disk)
 {
