@@ -76,6 +76,9 @@ class BlockCensus:
     """Pages in use by node and zone."""
     refused: Folios | None = None
     """The refused folios that were asked for, in ascending order."""
+    hugetlb_used: int = 0
+    hugetlb_free: int = 0
+    """Pages of hugetlb folios: what replaces them has to be on the same node."""
     obstacles: Obstacles | None = None
     """All that alloc_contig_range() refuses, where it was asked for which they are."""
 
@@ -99,6 +102,8 @@ class Tally:
         """Folios that must be judged one by one, whatever they look like."""
         self.individual = numpy.zeros(0, dtype=bool)
         """Kept or alone: more is to be done than counting."""
+        self.hugetlb = numpy.zeros(0, numpy.int64)
+        """Pages of a hugetlb folio, negative if it is free."""
         self.contig = numpy.zeros(0, numpy.int16)
         """Which gate of the path contig refuses first; -1 for none."""
 
@@ -123,6 +128,8 @@ class Tally:
         self.alone = needs_buffers(f) & (not final)
         self.kept = kept & ~self.alone
         self.individual = self.kept | self.alone
+        huge = numpy.where(formulas.PageHuge(f), formulas.nr_pages(f), 0)
+        self.hugetlb = numpy.where(f.refcount > 0, huge, -huge)
         if not len(self.contig):
             self.contig = numpy.full(len(f), -1, numpy.int16)
 
@@ -132,6 +139,7 @@ class Tally:
         self.kept = numpy.concatenate((self.kept, other.kept[:number]))
         self.alone = numpy.concatenate((self.alone, other.alone[:number]))
         self.contig = numpy.concatenate((self.contig, other.contig[:number]))
+        self.hugetlb = numpy.concatenate((self.hugetlb, other.hugetlb[:number]))
         self.individual = self.kept | self.alone
 
     def credit(self, census: BlockCensus, weights: Column) -> None:
@@ -140,6 +148,10 @@ class Tally:
         tables = [census.paths[path.name] for path in self.paths]
         for number, folios in zip(classes.tolist(), weights[classes].tolist()):
             pages, place, gates, undecided = self.worth[number]
+            if self.hugetlb[number] > 0:
+                census.hugetlb_used += folios * int(self.hugetlb[number])
+            else:
+                census.hugetlb_free -= folios * int(self.hugetlb[number])
             if not pages or self.alone[number]:
                 continue
             census.folios += folios

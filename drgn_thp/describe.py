@@ -15,9 +15,10 @@ from .context import Context
 from .folios import Folios
 from .gates import Path, find_path
 from .pagetype import NAMES, PageType
-from .unplug import Fate, Prediction, predict
+from .unplug import Fate, Tried, predict, predict_all
 from .verdicts import block_verdict, unreadable
 from .virtio_mem import Device
+from .zones import Zone
 
 SCHEMA = "drgn-thp/1"
 Record = dict[str, Any]
@@ -56,8 +57,8 @@ class Describer:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._contig = find_path("contig").of(context.kernel).gates
-        self._unplugs: dict[int, list[tuple[int, int, int | None, Prediction]]] = {}
-        """By device, of each memory block described: rank, start, number, and what could be unplugged."""
+        self._unplugs: dict[int, list[Tried]] = {}
+        """By device, each of its memory blocks that was described."""
 
     def in_virtio_mem(self, block: Block) -> bool:
         """Return whether a memory block is of a device of virtio-mem."""
@@ -194,7 +195,9 @@ class Describer:
         state = device.state(start)
         partial = bool(found.count(Fate.UNPLUGGED))
         rank = device.rank(state, partial, block.online)
-        self._unplugs.setdefault(device.start, []).append((rank, start, block.id, found))
+        found.unit = unit
+        tried = Tried(rank, start, block.id, found, census.hugetlb_used << shift, census.hugetlb_free << shift)
+        self._unplugs.setdefault(device.start, []).append(tried)
         return {
             "device": device.start,
             "state": state,
@@ -203,7 +206,7 @@ class Describer:
             "plugged": size // unit - found.count(Fate.UNPLUGGED) if found.fates else None,
             "verdict": found.verdict,
             "answer": found.answer or None,
-            "unpluggable": found.count(Fate.GOES) * unit,
+            "unpluggable": found.unpluggable,
             "map": found.map or None,
             "kept_by": [
                 {
@@ -218,15 +221,13 @@ class Describer:
 
     def devices(self) -> Iterator[Record]:
         """Yield a record of each device of virtio-mem, after its memory blocks have been described."""
+        shift = self.context.kernel.page_shift
         for device in self.context.virtio_mem.devices:
-            blocks = sorted(self._unplugs.get(device.start, []), key=lambda entry: (entry[0], -entry[1]))
-            unpluggable, stop = 0, None
-            for _, _, number, found in blocks:
-                # Those of which a request that is given up never gets to the rest count as well, for what went before.
-                unpluggable += found.count(Fate.GOES) * (device.unit or 0)
-                if found.out_of_memory:
-                    stop = number
-                    break
+            blocks = self._unplugs.get(device.start, [])
+            nodes = {zone.node for zone in self.context.zones if self._overlaps(zone, device)}
+            present = sum(zone.present_pages for zone in self.context.zones if zone.node in nodes)
+            looked_at = sum(len(block.prediction.fates) * block.prediction.unit for block in blocks)
+            outcome = predict_all(blocks, self.context.kernel, present << shift > looked_at)
             yield {
                 "schema": SCHEMA,
                 "kind": "virtio_mem",
@@ -243,9 +244,14 @@ class Describer:
                 "unplug_online": device.unplug_online,
                 "broken": device.broken,
                 "blocks": len(blocks),
-                "unpluggable": unpluggable,
-                "gives_up_at": stop,
+                "unpluggable": outcome.at_most,
+                "unpluggable_at_least": outcome.at_least,
+                "gives_up_at": outcome.gives_up_at,
             }
+
+    def _overlaps(self, zone: Zone, device: Device) -> bool:
+        shift = self.context.kernel.page_shift
+        return zone.start_pfn << shift < device.end and device.start < zone.end_pfn << shift
 
 
 def _verdict(verdicts: Any, i: int, undecided: bool) -> Record:

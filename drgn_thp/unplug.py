@@ -17,6 +17,7 @@ import numpy
 
 from .census import Obstacles
 from .gates import Duration, Gate
+from .kernel import Kernel
 from .verdicts import BLOCKS, LATER, NO, OFFLINE, UNKNOWN, YES
 from .virtio_mem import BIG_BLOCK, Device
 
@@ -58,9 +59,16 @@ class Prediction:
     fates: list[Fate] = field(default_factory=list)
     keepers: list[Keeper] = field(default_factory=list)
     out_of_memory: bool = False
+    unit: int = 0
+    """Bytes of a sub-block."""
 
     def count(self, *fates: Fate) -> int:
         return sum(fate in fates for fate in self.fates)
+
+    @property
+    def unpluggable(self) -> int:
+        """Bytes that can go."""
+        return self.count(Fate.GOES) * self.unit
 
     @property
     def map(self) -> str:
@@ -146,6 +154,61 @@ def predict(
     if unread and prediction.verdict != NO:
         prediction.verdict, prediction.answer = UNKNOWN, unread
     return prediction
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A memory block of a device, for :func:`predict_all`."""
+
+    rank: int
+    start: int
+    number: int | None
+    prediction: Prediction
+    hugetlb_used: int
+    hugetlb_free: int
+    """Bytes of hugetlb folios."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    What becomes of a request to unplug all of some memory blocks: bytes, and where it is given up.
+
+    Less than ``at_most`` goes if hugetlb folios, which move out of the way, find no room on their node in the end.
+    """
+
+    at_least: int
+    at_most: int
+    gives_up_at: int | None
+
+
+def predict_all(blocks: Sequence[Tried], kernel: Kernel, other_memory: bool) -> Outcome:
+    """
+    Go through the blocks of a device in the order of virtio_mem_sbm_unplug_request().
+
+    Hugetlb folios are moved to, or replaced by, others of the same node. When all other memory of that is gone, none is
+    left: alloc_contig_range() answers -ENOMEM, and virtio-mem leaves it at that.
+
+    :param other_memory: Whether the node of the device has memory that is not of these blocks
+    """
+    ordered = sorted(blocks, key=lambda block: (block.rank, -block.start))
+    at_least = at_most = 0
+    stays = other_memory
+    for position, block in enumerate(ordered):
+        found = block.prediction
+        room = stays or position + 1 < len(ordered)
+        huge = block.hugetlb_used + block.hugetlb_free
+        if found.out_of_memory:
+            return Outcome(at_least, at_most + found.unpluggable, block.number)
+        if not room and huge and kernel.contig_migrates_hugetlb and found.unpluggable:
+            whole = not found.count(Fate.UNPLUGGED)
+            if whole and block.hugetlb_free and kernel.contig_replaces_free_hugetlb:
+                return Outcome(at_least, at_most, block.number)
+            # Those that are refused stay in sub-blocks that are counted as kept.
+            return Outcome(at_least, at_most + max(found.unpluggable - found.unit, 0), block.number)
+        at_least += found.unpluggable
+        at_most += found.unpluggable
+    return Outcome(at_least, at_most, None)
 
 
 def _run(

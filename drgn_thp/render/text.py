@@ -129,7 +129,10 @@ def _device(device: Record, blocks: list[Record], out: TextIO) -> None:
         headers = ["block", "state", "sub-blocks", "plugged", "can go", "kept by", "unplug"]
         out.write(_table(rows, headers, "block plugged") + "\n")
     if device["gives_up_at"] is not None:
-        out.write(f"a request to unplug all of it ends at block {device['gives_up_at']}: -ENOMEM\n")
+        out.write(
+            f"a request to unplug all of it is given up at block {device['gives_up_at']} with -ENOMEM, after"
+            f" {device['unpluggable_at_least']:#x} to {device['unpluggable']:#x} bytes: hugetlb folios need room\n"
+        )
 
 
 def folio_row(record: Record) -> list[str]:
