@@ -59,10 +59,9 @@ def scan(session: Session, names: Sequence[str], blocks: Sequence[str], lists: b
     with session.progress(report.pages) as progress:
         report.progress = progress
         records = list(report.records())
-    left_out = "block" if lists else "folio"
-    records = [record for record in records if record["kind"] != left_out]
-    refused = any(report.totals.refused.values())
-    return Answer(records[:-1], records, refused, incomplete=report.incomplete)
+    value = [record for record in records if record["kind"] == ("folio" if lists else "block")]
+    records = [*value, records[-1]] if lists else [record for record in records if record["kind"] != "folio"]
+    return Answer(value, records, any(report.totals.refused.values()), incomplete=report.incomplete)
 
 
 def write(answer: Answer, out: TextIO) -> None:
