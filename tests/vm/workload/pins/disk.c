@@ -102,8 +102,8 @@ int silent_disk(int number)
 	volatile int *silent = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	check(silent != MAP_FAILED && pipe(alive) == 0, "pipe");
 	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
-	// A process that is to end waits for its requests first. So it cannot be what tells the server to give them up, and
-	// the server must not end with it.
+	// A process that is to end waits for its requests first. So it cannot be what tells the server to give them up,
+	// and the server must not end with it.
 	if (fork() == 0) {
 		setpgid(0, 0);
 		close(alive[1]);

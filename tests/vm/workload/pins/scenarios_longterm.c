@@ -23,7 +23,8 @@ static void register_buffer(void *page)
 	struct iovec buffer = {page, PAGE};
 	int ring = syscall(SYS_io_uring_setup, 4, &parameters);
 	check(ring >= 0, "io_uring_setup");
-	check(syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1) == 0, "IORING_REGISTER_BUFFERS");
+	int error = syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1);
+	check(error == 0, "IORING_REGISTER_BUFFERS");
 }
 
 // The middle one of three base pages is pinned.

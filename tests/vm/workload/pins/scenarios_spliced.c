@@ -84,7 +84,7 @@ static char *lazyfree_folio(void)
 	char *region = thp();
 	drain();
 	check(madvise(region, THP, MADV_FREE) == 0, "madvise(MADV_FREE)");
-	expect_settled(pfn_of(region), KPF_LRU | KPF_ANON | KPF_THP, KPF_SWAPBACKED, "not a THP to be freed when wanted");
+	expect_settled(pfn_of(region), KPF_LRU | KPF_ANON | KPF_THP, KPF_SWAPBACKED, "not a THP that may be freed");
 	return region;
 }
 

@@ -44,7 +44,8 @@ static void swapped_thp_held(void)
 			touch(region, 2 * PAGE);
 			check(pfn_of(region) == head, "the THP was not found in the swap cache");
 			hold(region);
-			expect_settled(head, KPF_LRU | KPF_ANON | KPF_THP | KPF_SWAPCACHE, KPF_WRITEBACK, "not in the swap cache");
+			expect_settled(head, KPF_LRU | KPF_ANON | KPF_THP | KPF_SWAPCACHE, KPF_WRITEBACK,
+				       "not in the swap cache");
 			mark_folio("anon-thp", region, head, 512, 1, "page 0; two pages read in");
 			return;
 		}
@@ -65,7 +66,8 @@ static void swapped_tmpfs(void)
 		uint64_t pfn = pfn_of(region);
 		if (page_out(region, PAGE, pfn)) {
 			wait_for_writeback(pfn);
-			expect_settled(pfn, KPF_LRU | KPF_SWAPCACHE | KPF_SWAPBACKED, KPF_ANON | KPF_WRITEBACK, "not in the swap cache");
+			expect_settled(pfn, KPF_LRU | KPF_SWAPCACHE | KPF_SWAPBACKED, KPF_ANON | KPF_WRITEBACK,
+				       "not in the swap cache");
 			mark_pfn("shmem", pfn, 0, 0, "slot only");
 			return;
 		}
