@@ -191,7 +191,7 @@ class Describer:
         found = predict(
             device, block.start_pfn, block.end_pfn, shift, block.online, census.obstacles, self._contig, unread
         )
-        unit = min(device.unit or size, size)
+        unit = min(device.unit, size)
         state = device.state(start)
         partial = bool(found.count(Fate.UNPLUGGED))
         rank = device.rank(state, partial, block.online)
@@ -203,11 +203,11 @@ class Describer:
             "state": state,
             "sub_block_size": unit,
             "sub_blocks": size // unit,
-            "plugged": size // unit - found.count(Fate.UNPLUGGED) if found.fates else None,
+            "plugged": size // unit - found.count(Fate.UNPLUGGED),
             "verdict": found.verdict,
             "answer": found.answer or None,
             "unpluggable": found.unpluggable,
-            "map": found.map or None,
+            "map": found.map,
             "kept_by": [
                 {
                     "sub_block": keeper.sub_block,

@@ -123,10 +123,8 @@ def predict(
     :param unread: What of the block cannot be read that may refuse, in words
     """
     start, size = start_pfn << page_shift, (end_pfn - start_pfn) << page_shift
-    unit = (device.unit or size) >> page_shift
+    unit = device.unit >> page_shift
     plugged = device.plugged(start, size)
-    if plugged is None:
-        return Prediction(UNKNOWN, "which sub-blocks are plugged is not known")
     if not any(plugged):
         return Prediction(OFFLINE, "nothing of it is plugged", [Fate.UNPLUGGED] * len(plugged))
     if not online:

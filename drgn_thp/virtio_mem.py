@@ -59,12 +59,12 @@ class Device:
     start: int
     end: int
     source: str
+    unit: int
+    block_size: int
+    plugged_size: int
     mode: str | None = None
     node: int | None = None
-    unit: int | None = None
-    block_size: int | None = None
     device_block_size: int | None = None
-    plugged_size: int | None = None
     requested_size: int | None = None
     usable_size: int | None = None
     first: int = 0
@@ -75,7 +75,7 @@ class Device:
 
     def state(self, address: int) -> str | None:
         """Return the driver's state of the block that an address lies in; None if it is not known."""
-        if self.block_size is None or not self.states:
+        if not self.states and self.source == INFERRED:
             return None
         index = address // self.block_size - self.first
         return self.states[index] if 0 <= index < len(self.states) else "unused"
@@ -89,15 +89,11 @@ class Device:
             return 2 + order.index(state)
         return 2 if partial else 2 + len(order)
 
-    def plugged(self, address: int, size: int) -> tuple[bool, ...] | None:
-        """Return of each unit of a range whether it is plugged; None if that is not known."""
-        if self.unit is None or self.block_size is None:
-            return None
+    def plugged(self, address: int, size: int) -> tuple[bool, ...]:
+        """Return of each unit of a range whether it is plugged."""
         count = max(size // self.unit, 1)
         if self.mode == BIG_BLOCK:
             return (self.state(address) in ("plugged", "added", "fake-offline"),) * count
-        if not self.plugged_bits and self.source == INFERRED:
-            return None
         first = (address - self.first * self.block_size) // self.unit
         bits = self.plugged_bits
         return tuple(bits[i] if 0 <= i < len(bits) else False for i in range(first, first + count))
@@ -167,10 +163,12 @@ def _device(vm: Object, block_size: int) -> Device:
         start,
         start + size,
         DRIVER,
+        0,
+        block_size,
+        int(vm.plugged_size),
         SUB_BLOCK if old or bool(vm.in_sbm) else BIG_BLOCK,
         node=int(vm.nid),
         device_block_size=int(vm.device_block_size),
-        plugged_size=int(vm.plugged_size),
         requested_size=int(vm.requested_size),
         broken=bool(vm.broken),
     )
@@ -193,7 +191,6 @@ def _device(vm: Object, block_size: int) -> Device:
     return replace(
         device,
         unit=unit,
-        block_size=block_size,
         usable_size=max(min(usable, size), 0),
         first=first,
         states=_states(vm, states, count, _OLD_STATES if old else _SBM_STATES),
@@ -258,9 +255,9 @@ def _inferred(
         start,
         end,
         INFERRED,
-        unit=unit,
-        block_size=block_size,
-        plugged_size=plugged,
+        unit,
+        block_size,
+        plugged,
         first=start // block_size,
         plugged_bits=tuple(bits),
     )

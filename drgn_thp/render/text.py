@@ -119,7 +119,7 @@ def _device(device: Record, blocks: list[Record], out: TextIO) -> None:
                 "-" if block["block"] is None else str(block["block"]),
                 printable(own["state"] or "-"),
                 f"{own['sub_blocks']} of {own['sub_block_size']:#x}",
-                "-" if own["plugged"] is None else str(own["plugged"]),
+                str(own["plugged"]),
                 str(own["unpluggable"] // own["sub_block_size"]),
                 _reasons(top) or "-",
                 own["verdict"] + (f" ({own['answer']})" if own["answer"] else ""),
@@ -129,8 +129,9 @@ def _device(device: Record, blocks: list[Record], out: TextIO) -> None:
         headers = ["block", "state", "sub-blocks", "plugged", "can go", "kept by", "unplug"]
         out.write(_table(rows, headers, "block plugged") + "\n")
     if device["gives_up_at"] is not None:
+        sure = "is" if device["unpluggable_at_least"] == device["unpluggable"] else "may be"
         out.write(
-            f"a request to unplug all of it is given up at block {device['gives_up_at']} with -ENOMEM, after"
+            f"a request to unplug all of it {sure} given up at block {device['gives_up_at']} with -ENOMEM, after"
             f" {device['unpluggable_at_least']:#x} to {device['unpluggable']:#x} bytes: hugetlb folios need room\n"
         )
 
