@@ -32,6 +32,8 @@ class Block:
     state: str
     derived: bool = False
     """Made up from the sections, as the kernel's own list, or how large its blocks are, could not be read."""
+    single_zone: bool | None = None
+    """Whether the kernel has one zone down for all of it; None if it keeps none, and looks when asked."""
 
     @property
     def pages(self) -> int:
@@ -71,16 +73,18 @@ class _Members:
         type_ = prog.type("struct memory_block")
         self._order: Literal["little", "big"] = "little" if is_little_endian(prog) else "big"
         self._places = []
-        for name in ("start_section_nr", "state"):
+        # Since 395f6081bad4 ("drivers/base/memory: determine and store zone for single-zone memory blocks") (in v5.18).
+        self._has_zone = type_.has_member("zone")
+        for name in ("start_section_nr", "state", *(("zone",) if self._has_zone else ())):
             member = type_.member(name)
             self._places.append((member.bit_offset // 8, sizeof(member.type)))
         self._size = max(offset + size for offset, size in self._places)
 
-    def read(self, address: int) -> tuple[int, int]:
-        """Return the number of the first section and the state."""
+    def read(self, address: int) -> tuple[int, int, bool | None]:
+        """Return the number of the first section, the state, and whether all of it is of one zone, if that is told."""
         data = self._prog.read(address, self._size)
-        start, state = (int.from_bytes(data[at : at + size], self._order) for at, size in self._places)
-        return start, state
+        start, state, *zone = (int.from_bytes(data[at : at + size], self._order) for at, size in self._places)
+        return start, state, bool(zone[0]) if zone else None
 
 
 def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[str]]:
@@ -91,9 +95,10 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
     """
     notes: list[str] = []
     found: dict[int, str] = {}
+    zones: dict[int, bool | None] = {}
     whole = True
     try:
-        _read_list(prog, found)
+        _read_list(prog, found, zones)
     except LookupError:
         notes.append("this kernel has no memory blocks (CONFIG_MEMORY_HOTPLUG)")
         return _outside([], sections), notes
@@ -111,7 +116,9 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
         notes.append(f"sections_per_block cannot be read: memory blocks are taken for {per_block} section(s) large")
     size = sections.pages_per_section
     blocks = {
-        start // per_block: Block(start // per_block, start * size, (start + per_block) * size, state, derived=guessed)
+        start // per_block: Block(
+            *(start // per_block, start * size, (start + per_block) * size, state, guessed, zones[start])
+        )
         for start, state in found.items()
     }
     if not whole:
@@ -124,9 +131,9 @@ class _Endless(Exception):
     """The list of memory blocks is damaged."""
 
 
-def _read_list(prog: Program, found: dict[int, str]) -> None:
+def _read_list(prog: Program, found: dict[int, str], zones: dict[int, bool | None]) -> None:
     """
-    Read the state of each block the kernel knows, by the number of its first section.
+    Read the state of each block the kernel knows, by the number of its first section, and whether it has one zone.
 
     :raises LookupError: if this kernel has none
     :raises FaultError: if the list cannot be read; what has been found until then stays found
@@ -138,8 +145,9 @@ def _read_list(prog: Program, found: dict[int, str]) -> None:
         if address in seen or len(seen) >= MAX_BLOCKS:
             raise _Endless
         seen.add(address)
-        start, state = members.read(address)
+        start, state, single_zone = members.read(address)
         found[start] = states.get(state, f"unknown-{state}")
+        zones[start] = single_zone
 
 
 def _derived(sections: Sections, per_block: int) -> list[Block]:
