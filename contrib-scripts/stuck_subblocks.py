@@ -3,52 +3,43 @@
 Which sub-blocks of virtio-mem are stuck?
 
 virtio-mem unplugs a memory block in sub-blocks, each by alloc_contig_range(): one refused folio keeps a whole sub-block
-plugged. This lists those of them with folios that would be refused, and why; and how much could be unplugged now.
+plugged. This lists those that are kept, the folios that keep them, and how much could be unplugged now.
 
-    drgn -c VMCORE stuck_subblocks.py [--unit BYTES] [BLOCK ...]
+    drgn -c VMCORE stuck_subblocks.py [BLOCK ...]
 """
 
 import argparse
-from collections import defaultdict
+import sys
 
 from drgn import get_default_prog
 
-from drgn_thp.commands.memblocks import scan
+from drgn_thp.commands import virtio_mem
+from drgn_thp.ledger import explain
 from drgn_thp.session import Session
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--unit", type=lambda text: int(text, 0), help="size of a sub-block, if it is not a pageblock")
-    parser.add_argument("blocks", nargs="*")
-    arguments = parser.parse_args()
     session = Session.of(get_default_prog())
-    kernel, ranges = session.context.kernel, session.context.resources.virtio_mem
-    if not ranges:
+    answer = virtio_mem.ask(session, argparse.Namespace(blocks=sys.argv[1:]))
+    if not answer.value:
         print("no memory of virtio-mem in this kernel")
         return
-    unit = (arguments.unit or kernel.page_size << kernel.pageblock_order) >> kernel.page_shift
-    folios = scan(session, ["contig"], arguments.blocks, lists=True)
-    blocks = scan(session, ["contig"], arguments.blocks, lists=False).value
-    stuck = defaultdict(list)
-    for record in folios.value:
-        # A large folio may reach into several sub-blocks.
-        for number in range(record["pfn"] // unit, (record["pfn"] + (1 << record["order"]) - 1) // unit + 1):
-            stuck[number].append(record)
-    total = 0
-    for block in blocks:
-        if not any(start <= block["start_pfn"] < end for start, end in ranges) or block["state"] == "offline":
+    stuck = unpluggable = 0
+    for block in answer.value:
+        if block["kind"] != "block":
             continue
-        numbers = range(block["start_pfn"] // unit, block["end_pfn"] // unit)
-        mine = [number for number in numbers if number in stuck]
-        total += len(numbers)
-        print(f"memory{block['block']}: {len(mine)} of {len(numbers)} sub-blocks stuck")
-        for number in mine:
-            print(f"  sub-block {number - numbers.start} at {number * unit << kernel.page_shift:#x}")
-            for record in stuck[number]:
-                print(f"    pfn {record['pfn']:#x}, order {record['order']}, {record['type']}: {record['reason']}")
-    print(f"{total} sub-blocks of {unit << kernel.page_shift >> 10} KiB; memory of the kernel itself is not listed")
-    for what in folios.incomplete:
+        own = block["virtio_mem"]
+        stuck += len(own["kept_by"])
+        unpluggable += own["unpluggable"]
+        print(f"memory{block['block']}: {len(own['kept_by'])} of {own['plugged']} plugged sub-blocks stuck")
+        for keeper in own["kept_by"]:
+            reasons = ", ".join(f"{name} {number}" for name, number in keeper["reasons"].items())
+            print(f"  sub-block {keeper['sub_block']} at {keeper['start']:#x}: {reasons}")
+            for explanation in explain(session.context, [f"pfn:{pfn:#x}" for pfn in keeper["folios"]], []):
+                head = explanation.ledger
+                print(f"    pfn {explanation.pfn:#x}: " + ", ".join(f"{name} {count}" for name, count in head if count))
+    print(f"{stuck} sub-blocks stuck, {unpluggable >> 20} MiB could be unplugged")
+    for what in answer.incomplete:
         print(f"INCOMPLETE: {what}")
 
 

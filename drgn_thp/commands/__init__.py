@@ -21,6 +21,7 @@ SUMMARIES = {
     "thp": "large folios: how mapped, deferred, splittable or why not",
     "swapcache": "folios in the swap cache, and their references",
     "ksm": "pages that KSM shares, and their references",
+    "virtio_mem": "devices of virtio-mem, and what could be unplugged of them",
     "reasons": "what the reasons for refusal mean",
 }
 """Every command by its word, with what it shows."""

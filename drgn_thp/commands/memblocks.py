@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Callable, TextIO
 
-from ..blocks import named_blocks
+from ..blocks import Block, named_blocks
 from ..errors import BadArgument
 from ..gates import find_path, paths
 from ..render.text import render
@@ -41,15 +41,26 @@ def ask(session: Session, arguments: argparse.Namespace) -> Answer:
     return scan(session, arguments.path or DEFAULT_PATHS, arguments.blocks, lists=False)
 
 
-def scan(session: Session, names: Sequence[str], blocks: Sequence[str], lists: bool) -> Answer:
+def scan(
+    session: Session,
+    names: Sequence[str],
+    blocks: Sequence[str],
+    lists: bool,
+    only: Callable[[Block], bool] = lambda block: True,
+) -> Answer:
     """
     Scan blocks.
 
     :param lists: Whether the value is the refused folios, rather than the blocks
+    :param only: Which blocks to look at, of those that the user names
     :raises BadArgument: if there are no such paths or blocks
     """
     context = session.context
-    wanted = named_blocks(blocks, context.kernel.page_shift)
+    named = named_blocks(blocks, context.kernel.page_shift)
+
+    def wanted(block: Block) -> bool:
+        return only(block) and (named is None or named(block))
+
     question = Question(
         [find_path(name) for name in dict.fromkeys(names)], wanted, lambda reason: lists and not reason.kernel_memory
     )

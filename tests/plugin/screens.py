@@ -63,7 +63,7 @@ def lines_of(word: str) -> list[str]:
         "swapcache": ["%swapcache 32", "sum(record['swapcache_references'] for record in _)"],
         "ksm": ["%ksm 32"],
         "reasons": ["%reasons extra-reference racy-pin-check"],
-        "virtio_mem": ["%virtio_mem"],
+        "virtio_mem": ["%virtio_mem 32-33"],
     }
     return lines[word]
 

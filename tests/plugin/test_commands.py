@@ -48,6 +48,7 @@ LINES = {
     "thp": (BLOCKS, ""),
     "swapcache": (BLOCKS, ""),
     "ksm": (BLOCKS, ""),
+    "virtio_mem": ("", "33"),
     "reasons": ("", "slab"),
 }
 
@@ -170,6 +171,15 @@ def test_refused_lists_what_the_guest_holds(fixture: Fixture) -> None:
     """And names every folio once."""
     records = prompt(fixture, f"refused contig {BLOCKS}")
     assert [record["pfn"] for record in records] == sorted(fixture.held())
+
+
+def test_virtio_mem_shows_what_keeps_each_sub_block(fixture: Fixture) -> None:
+    """Those of the folios that the guest holds, in sub-blocks of one pageblock."""
+    records = prompt(fixture, f"virtio_mem {BLOCKS}")
+    blocks = [record for record in records if record["kind"] == "block"]
+    assert [record["kind"] for record in records] == ["block"] * 4 + ["virtio_mem"] * (len(records) - 4)
+    kept = {keeper["start"] >> 12 for block in blocks for keeper in block["virtio_mem"]["kept_by"]}
+    assert kept == {pfn & ~511 for pfn in fixture.held()}
 
 
 def test_what_cannot_be_read_is_counted(fixture: Fixture, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
