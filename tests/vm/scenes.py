@@ -63,5 +63,11 @@ STUCK = Scene("stuck", modules=("nbd", "fuse"))
 
 PINS = Scene("pins", modules=("nbd",))
 
-SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS)
+# Without a zone for movable memory, among the kernel's own. Blocks of boot memory that are free to begin with.
+NORMAL = Scene("normal", memory_mib=1024, arguments=("memhp_default_state=online_kernel",))
+
+# What is moved off the full node has to fit into boot memory.
+EXHAUSTED = Scene("exhausted", memory_mib=1024)
+
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED)
 """Those that the truth run asks the kernel about."""
