@@ -168,7 +168,15 @@ class Guest:
     def qmp(self) -> Qmp:
         """The monitor."""
         if not self._qmp:
-            self._qmp = Qmp(self._qmp_path)
+            deadline = time.monotonic() + BOOT_SECONDS
+            while not self._qmp:
+                try:
+                    self._qmp = Qmp(self._qmp_path)
+                except OSError:
+                    # The emulator has not got that far yet.
+                    if self._process.poll() is not None or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
         return self._qmp
 
     def save(self, path: Path) -> None:

@@ -182,6 +182,29 @@ static void alone(char *rest)
 	drain();
 }
 
+// fragment MIB: takes memory of the movable node page by page, and gives every second page back. Compaction moves pages
+// to pageblocks that are partly free only, and here all others are wholly so.
+static void fragment(char *rest)
+{
+	size_t size = strtoul(rest, &rest, 0) << 20;
+	pid_t pid = fork();
+	if (pid == 0) {
+		bind_to_movable_node();
+		char *region = aligned_region(size, PAGE);
+		madvise(region, size, MADV_NOHUGEPAGE);
+		for (size_t offset = 0; offset < size; offset += PAGE)
+			*(volatile char *)(region + offset) = 1;
+		for (size_t offset = 0; offset < size; offset += 2 * PAGE)
+			madvise(region + offset, PAGE, MADV_DONTNEED);
+		outcome->status = 1;
+		for (;;)
+			pause();
+	}
+	outcome->status = 0;
+	while (!outcome->status && waitpid(pid, NULL, WNOHANG) == 0)
+		usleep(1000);
+}
+
 static void serve(char *line)
 {
 	char *rest = line;
@@ -200,6 +223,8 @@ static void serve(char *line)
 		used(rest);
 	else if (!strcmp(command, "alone"))
 		alone(rest);
+	else if (!strcmp(command, "fragment"))
+		fragment(rest);
 	else if (!strcmp(command, "freeze"))
 		kill(-1, SIGSTOP);
 	else
