@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import Literal
+from typing import Callable, Literal
 
 from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mm import for_each_memory_block
 
+from .errors import BadArgument
 from .layout import find_type, is_little_endian
 from .sections import Sections
 
 ONLINE, OFFLINE = "online", "offline"
 MAX_BLOCKS = 1 << 20
+_NUMBER = r"0x[0-9a-f]{1,16}|\d{1,20}"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Block:
     state: str
     derived: bool = False
     """Made up from the sections, as the kernel's own list, or how large its blocks are, could not be read."""
+    single_zone: bool | None = None
+    """Whether the kernel has one zone down for all of it; None if it keeps none, and looks when asked."""
 
     @property
     def pages(self) -> int:
@@ -50,7 +56,7 @@ def _states(prog: Program) -> dict[int, str]:
     return {value: name.replace("MEM_", "").lower().replace("_", "-") for value, name in names.items()}
 
 
-def _sections_per_block(prog: Program) -> int | None:
+def sections_per_block(prog: Program) -> int | None:
     """Return how many sections the kernel on- and offlines at a time, or None if it does not say."""
     try:
         size = int(prog["sections_per_block"].value_())
@@ -67,16 +73,18 @@ class _Members:
         type_ = prog.type("struct memory_block")
         self._order: Literal["little", "big"] = "little" if is_little_endian(prog) else "big"
         self._places = []
-        for name in ("start_section_nr", "state"):
+        # Since 395f6081bad4 ("drivers/base/memory: determine and store zone for single-zone memory blocks") (in v5.18).
+        self._has_zone = type_.has_member("zone")
+        for name in ("start_section_nr", "state", *(("zone",) if self._has_zone else ())):
             member = type_.member(name)
             self._places.append((member.bit_offset // 8, sizeof(member.type)))
         self._size = max(offset + size for offset, size in self._places)
 
-    def read(self, address: int) -> tuple[int, int]:
-        """Return the number of the first section and the state."""
+    def read(self, address: int) -> tuple[int, int, bool | None]:
+        """Return the number of the first section, the state, and whether all of it is of one zone, if that is told."""
         data = self._prog.read(address, self._size)
-        start, state = (int.from_bytes(data[at : at + size], self._order) for at, size in self._places)
-        return start, state
+        start, state, *zone = (int.from_bytes(data[at : at + size], self._order) for at, size in self._places)
+        return start, state, bool(zone[0]) if zone else None
 
 
 def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[str]]:
@@ -87,9 +95,10 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
     """
     notes: list[str] = []
     found: dict[int, str] = {}
+    zones: dict[int, bool | None] = {}
     whole = True
     try:
-        _read_list(prog, found)
+        _read_list(prog, found, zones)
     except LookupError:
         notes.append("this kernel has no memory blocks (CONFIG_MEMORY_HOTPLUG)")
         return _outside([], sections), notes
@@ -99,7 +108,7 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
     except _Endless:
         notes.append(f"the list of memory blocks leads back into itself after {len(found)}: it is damaged")
         whole = False
-    per_block = _sections_per_block(prog)
+    per_block = sections_per_block(prog)
     guessed = per_block is None
     if per_block is None:
         # Every block begins at a multiple of its size, and there is no larger number of which that is true.
@@ -107,7 +116,9 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
         notes.append(f"sections_per_block cannot be read: memory blocks are taken for {per_block} section(s) large")
     size = sections.pages_per_section
     blocks = {
-        start // per_block: Block(start // per_block, start * size, (start + per_block) * size, state, derived=guessed)
+        start // per_block: Block(
+            *(start // per_block, start * size, (start + per_block) * size, state, guessed, zones[start])
+        )
         for start, state in found.items()
     }
     if not whole:
@@ -120,9 +131,9 @@ class _Endless(Exception):
     """The list of memory blocks is damaged."""
 
 
-def _read_list(prog: Program, found: dict[int, str]) -> None:
+def _read_list(prog: Program, found: dict[int, str], zones: dict[int, bool | None]) -> None:
     """
-    Read the state of each block the kernel knows, by the number of its first section.
+    Read the state of each block the kernel knows, by the number of its first section, and whether it has one zone.
 
     :raises LookupError: if this kernel has none
     :raises FaultError: if the list cannot be read; what has been found until then stays found
@@ -134,8 +145,9 @@ def _read_list(prog: Program, found: dict[int, str]) -> None:
         if address in seen or len(seen) >= MAX_BLOCKS:
             raise _Endless
         seen.add(address)
-        start, state = members.read(address)
+        start, state, single_zone = members.read(address)
         found[start] = states.get(state, f"unknown-{state}")
+        zones[start] = single_zone
 
 
 def _derived(sections: Sections, per_block: int) -> list[Block]:
@@ -178,3 +190,33 @@ def online_ranges(block: Block, runs: list[tuple[int, int]]) -> list[tuple[int, 
         if first < last:
             result.append((first, last))
     return result
+
+
+def named_blocks(texts: Sequence[str] | None, page_shift: int, option: str = "") -> Callable[[Block], bool] | None:
+    """
+    Return which memory blocks a user means, None for all: numbers (32, 32-35) or addresses (0x0-0x7ffffff).
+
+    :param option: What to put before a text that is complained of
+    :raises BadArgument: if one of the texts means nothing
+    """
+    if not texts:
+        return None
+    ids: list[tuple[int, int]] = []
+    frames: list[tuple[int, int]] = []
+    for text in texts:
+        match = re.fullmatch(f"({_NUMBER})(?:-({_NUMBER}))?", text, re.IGNORECASE | re.ASCII)
+        if match is None:
+            raise BadArgument(f"{option}{text!r}: neither a block (32), blocks (32-35) nor addresses (0x0-0x7ffffff)")
+        first, last = (int(number, 16 if "x" in number.lower() else 10) for number in (match[1], match[2] or match[1]))
+        if last < first:
+            raise BadArgument(f"{option}{text}: ends before it begins")
+        if match[1].lower().startswith("0x"):
+            frames.append((first >> page_shift, last >> page_shift))
+        else:
+            ids.append((first, last))
+
+    def wanted(block: Block) -> bool:
+        by_id = block.id is not None and any(first <= block.id <= last for first, last in ids)
+        return by_id or any(block.start_pfn <= last and first < block.end_pfn for first, last in frames)
+
+    return wanted

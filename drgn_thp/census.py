@@ -38,6 +38,25 @@ class PathCensus:
 
 
 @dataclass
+class Obstacles:
+    """Folios that one path refuses, in ascending order: where each begins, its pages, the index of the gate."""
+
+    pfn: Column
+    pages: Column
+    gate: Column
+
+    @staticmethod
+    def concatenate(parts: Sequence[Obstacles]) -> Obstacles:
+        """Return all of some, in ascending order."""
+        columns = [
+            numpy.concatenate([numpy.zeros(0, numpy.int64), *(getattr(part, name) for part in parts)])
+            for name in ("pfn", "pages", "gate")
+        ]
+        order = numpy.argsort(columns[0], kind="stable")
+        return Obstacles(*(column[order] for column in columns))
+
+
+@dataclass
 class BlockCensus:
     """What was found in a memory block."""
 
@@ -57,6 +76,11 @@ class BlockCensus:
     """Pages in use by node and zone."""
     refused: Folios | None = None
     """The refused folios that were asked for, in ascending order."""
+    hugetlb_used: int = 0
+    hugetlb_free: int = 0
+    """Pages of hugetlb folios: what replaces them has to be on the same node."""
+    obstacles: Obstacles | None = None
+    """All that alloc_contig_range() refuses, where it was asked for which they are."""
 
     @property
     def free(self) -> int:
@@ -78,6 +102,10 @@ class Tally:
         """Folios that must be judged one by one, whatever they look like."""
         self.individual = numpy.zeros(0, dtype=bool)
         """Kept or alone: more is to be done than counting."""
+        self.hugetlb = numpy.zeros(0, numpy.int64)
+        """Pages of a hugetlb folio, negative if it is free."""
+        self.contig = numpy.zeros(0, numpy.int16)
+        """Which gate of the path contig refuses first; -1 for none."""
 
     def judge(self, f: Folios, final: bool = False) -> None:
         """
@@ -91,6 +119,8 @@ class Tally:
         kept = numpy.zeros(len(f), dtype=bool)
         for path in self.paths:
             primary = path.judge(f).primary
+            if path.name == "contig":
+                self.contig = primary
             gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
             refusing.append([gates[index] for index in primary.tolist()])
             kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
@@ -98,12 +128,18 @@ class Tally:
         self.alone = needs_buffers(f) & (not final)
         self.kept = kept & ~self.alone
         self.individual = self.kept | self.alone
+        huge = numpy.where(formulas.PageHuge(f), formulas.nr_pages(f), 0)
+        self.hugetlb = numpy.where(f.refcount > 0, huge, -huge)
+        if not len(self.contig):
+            self.contig = numpy.full(len(f), -1, numpy.int16)
 
     def extend(self, other: Tally, number: int) -> None:
         """Append the first classes of another tally."""
         self.worth += other.worth[:number]
         self.kept = numpy.concatenate((self.kept, other.kept[:number]))
         self.alone = numpy.concatenate((self.alone, other.alone[:number]))
+        self.contig = numpy.concatenate((self.contig, other.contig[:number]))
+        self.hugetlb = numpy.concatenate((self.hugetlb, other.hugetlb[:number]))
         self.individual = self.kept | self.alone
 
     def credit(self, census: BlockCensus, weights: Column) -> None:
@@ -112,6 +148,10 @@ class Tally:
         tables = [census.paths[path.name] for path in self.paths]
         for number, folios in zip(classes.tolist(), weights[classes].tolist()):
             pages, place, gates, undecided = self.worth[number]
+            if self.hugetlb[number] > 0:
+                census.hugetlb_used += folios * int(self.hugetlb[number])
+            else:
+                census.hugetlb_free -= folios * int(self.hugetlb[number])
             if not pages or self.alone[number]:
                 continue
             census.folios += folios

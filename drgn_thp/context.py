@@ -15,6 +15,7 @@ from drgn import FaultError, Program, ProgramFlags
 from drgn.helpers.linux.mm import follow_phys
 
 from .batches import Batches, read_batches
+from .blocks import sections_per_block
 from .buffers import Buffers
 from .folios import Column, Folios
 from .formulas import page_cache
@@ -28,6 +29,7 @@ from .resources import Resources, read_resources
 from .rows import Rows
 from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read_sections
 from .traits import read_kernel
+from .virtio_mem import VirtioMem, read_virtio_mem
 from .zones import Zone, check_zone_bits, read_zones
 
 
@@ -116,6 +118,12 @@ class Context:
         unknown = page_cache(f) & (f.migrate_op == MigrateOp.UNKNOWN)
         f.attach(buffer_busy=busy, undecided=unknown | unreadable)
         return f
+
+    @cached_property
+    def virtio_mem(self) -> VirtioMem:
+        """The devices of virtio-mem."""
+        size = (sections_per_block(self.prog) or 1) * self.sections.pages_per_section << self.kernel.page_shift
+        return read_virtio_mem(self.prog, self.kernel, self.resources, self.memmap, size)
 
     @cached_property
     def _batched(self) -> tuple[Column, Column]:

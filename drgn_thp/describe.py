@@ -9,12 +9,16 @@ from typing import Any
 import numpy
 
 from . import formulas
+from .blocks import Block
 from .census import BlockCensus
 from .context import Context
 from .folios import Folios
-from .gates import Path
+from .gates import Path, find_path
 from .pagetype import NAMES, PageType
-from .verdicts import block_verdict
+from .unplug import Fate, Tried, predict, predict_all
+from .verdicts import block_verdict, unreadable
+from .virtio_mem import Device
+from .zones import Zone
 
 SCHEMA = "drgn-thp/1"
 Record = dict[str, Any]
@@ -52,6 +56,16 @@ class Describer:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._contig = find_path("contig").of(context.kernel).gates
+        self._unplugs: dict[int, list[Tried]] = {}
+        """By device, each of its memory blocks that was described."""
+
+    def in_virtio_mem(self, block: Block) -> bool:
+        """Return whether a memory block is of a device of virtio-mem."""
+        return self._device(block) is not None
+
+    def _device(self, block: Block) -> Device | None:
+        return self.context.virtio_mem.device(block.start_pfn << self.context.kernel.page_shift)
 
     def zone_name(self, index: int) -> str | None:
         """Return a zone's name without ZONE_; None for pages that belong to none (holes in boot memory)."""
@@ -162,8 +176,82 @@ class Describer:
             "hole_pages": census.holes,
             "poisoned_pages": census.poisoned,
             "unreadable_pages": census.unreadable,
+            "virtio_mem": self._virtio_mem(census),
             "paths": paths,
         }
+
+    def _virtio_mem(self, census: BlockCensus) -> Record | None:
+        """Return what virtio-mem has of a memory block, and what it could unplug of it; None if it is not its."""
+        block, device = census.block, self._device(census.block)
+        if device is None:
+            return None
+        shift = self.context.kernel.page_shift
+        start, size = block.start_pfn << shift, block.pages << shift
+        unread = unreadable(self.context, census)
+        found = predict(
+            device, block.start_pfn, block.end_pfn, shift, block.online, census.obstacles, self._contig, unread
+        )
+        unit = min(device.unit, size)
+        state = device.state(start)
+        partial = bool(found.count(Fate.UNPLUGGED))
+        rank = device.rank(state, partial, block.online)
+        found.unit = unit
+        tried = Tried(rank, start, block.id, found, census.hugetlb_used << shift, census.hugetlb_free << shift)
+        self._unplugs.setdefault(device.start, []).append(tried)
+        return {
+            "device": device.start,
+            "state": state,
+            "sub_block_size": unit,
+            "sub_blocks": size // unit,
+            "plugged": size // unit - found.count(Fate.UNPLUGGED),
+            "verdict": found.verdict,
+            "answer": found.answer or None,
+            "unpluggable": found.unpluggable,
+            "map": found.map,
+            "kept_by": [
+                {
+                    "sub_block": keeper.sub_block,
+                    "start": start + keeper.sub_block * unit,
+                    "reasons": keeper.reasons,
+                    "folios": keeper.folios,
+                }
+                for keeper in found.keepers
+            ],
+        }
+
+    def devices(self) -> Iterator[Record]:
+        """Yield a record of each device of virtio-mem, after its memory blocks have been described."""
+        shift = self.context.kernel.page_shift
+        for device in self.context.virtio_mem.devices:
+            blocks = self._unplugs.get(device.start, [])
+            nodes = {zone.node for zone in self.context.zones if self._overlaps(zone, device)}
+            present = sum(zone.present_pages for zone in self.context.zones if zone.node in nodes)
+            looked_at = sum(len(block.prediction.fates) * block.prediction.unit for block in blocks)
+            outcome = predict_all(blocks, self.context.kernel, present << shift > looked_at)
+            yield {
+                "schema": SCHEMA,
+                "kind": "virtio_mem",
+                "start": device.start,
+                "end": device.end,
+                "source": device.source,
+                "mode": device.mode,
+                "node": device.node,
+                "unit": device.unit,
+                "device_block_size": device.device_block_size,
+                "usable_size": device.usable_size,
+                "plugged_size": device.plugged_size,
+                "requested_size": device.requested_size,
+                "unplug_online": device.unplug_online,
+                "broken": device.broken,
+                "blocks": len(blocks),
+                "unpluggable": outcome.at_most,
+                "unpluggable_at_least": outcome.at_least,
+                "gives_up_at": outcome.gives_up_at,
+            }
+
+    def _overlaps(self, zone: Zone, device: Device) -> bool:
+        shift = self.context.kernel.page_shift
+        return zone.start_pfn << shift < device.end and device.start < zone.end_pfn << shift
 
 
 def _verdict(verdicts: Any, i: int, undecided: bool) -> Record:

@@ -203,3 +203,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("hugetlb_flag", ("PG_hugetlb",), page=1),  # v6.6 to v6.9
     Flag("anon_exclusive", ("PG_anon_exclusive",)),
 )
+
+# Not a fact of a scan: only what lists THPs asks for it. Whoever is on no list points to itself.
+DEFERRED_LIST: tuple[At, ...] = (
+    At("struct folio", "_deferred_list"),
+    At("struct page", "deferred_list", page=2),
+)

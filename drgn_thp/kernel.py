@@ -66,6 +66,12 @@ class Kernel:
     compact_unevictable_allowed: bool = True
     # ae37c7ff79f1 ("mm: make alloc_contig_range handle in-use hugetlb pages") (in v5.13).
     contig_migrates_hugetlb: bool = True
+    # c77c0a8ac4c5 ("mm/hugetlb: add replace_free_hugepage_folios") (in v6.15): alloc_contig_range() replaces free huge
+    # pages after migration, even if that has failed.
+    contig_replaces_free_hugetlb: bool = True
+    # b2c9e2fbba32 ("mm: make alloc_contig_range work at pageblock granularity") (in v5.19); before, whole blocks of the
+    # buddy allocator were isolated, and virtio-mem's sub-blocks were as large as these.
+    isolates_pageblocks: bool = True
     # d479960e44f2 ("mm: disable LRU pagevec during the migration temporarily") (in v5.13): batches are emptied first.
     lru_cache_disable: bool = True
     # 84caf98838a3 (in v6.17): movable_ops belong to a page type; before, to the low bits of page->mapping.

@@ -156,6 +156,17 @@ def _resolve(prog: Program, place: At, size: int, fact: Fact, order: str) -> Fie
     return Field(fact, offset // size, offset % size, dtype, place.mask, place)
 
 
+def find_offset(prog: Program, places: tuple[At, ...]) -> int | None:
+    """Return where from the start of a folio's first struct page something lies that is no fact of a scan."""
+    size = sizeof(prog.type("struct page"))
+    for place in places:
+        type_ = find_type(prog, place.type)
+        found = None if type_ is None else _member(type_, place.member)
+        if found is not None:
+            return int(place.page * size + found[1])
+    return None
+
+
 def _page_types(prog: Program) -> PageTypeEncoding:
     def codes(names: dict[str, PageType]) -> tuple[tuple[int, PageType], ...]:
         found = ((find_enumerator(prog, name), page_type) for name, page_type in names.items())

@@ -6,6 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from drgn import FaultError
+from drgn.helpers.linux.mm import follow_phys
+from drgn.helpers.linux.pid import find_task
+
 from . import formulas
 from .blocks import read_blocks
 from .context import Context
@@ -53,7 +57,8 @@ def parse_page(context: Context, text: str) -> int:
     Return the page frame number that the user means.
 
     A number is a page frame number if there is such a frame; else a kernel address (of a ``struct page``, or of memory
-    in the direct map), or else a physical address. ``pfn:``, ``phys:``, ``page:`` and ``virt:`` in front say which.
+    in the direct map), or else a physical address. ``pfn:``, ``phys:``, ``page:`` and ``virt:`` in front say which, and
+    the ID of a process that it is an address of that process.
 
     :raises BadArgument: if it is none of these
     """
@@ -82,7 +87,29 @@ def parse_page(context: Context, text: str) -> int:
         return offset // context.layout.page_struct_size
     if kind == "virt":
         return context.virtual_to_pfn(number)
-    raise BadArgument(f"{text!r}: {kind!r} is none of pfn, phys, page, virt")
+    if kind.isascii() and kind.isdecimal() and len(kind) < 10:
+        return _process_pfn(context, int(kind), number)
+    raise BadArgument(f"{text!r}: {kind!r} is none of pfn, phys, page, virt, and no process ID")
+
+
+def _process_pfn(context: Context, pid: int, address: int) -> int:
+    """
+    Return the page frame that a process has at an address.
+
+    :raises BadArgument: if there is no such process, or no page
+    :raises FaultError: if that cannot be read
+    """
+    task = find_task(context.prog, pid)
+    if not task:
+        raise BadArgument(f"{pid}:{address:#x}: there is no process {pid}")
+    if not task.mm:
+        raise BadArgument(f"{pid}:{address:#x}: process {pid} is a kernel thread or has exited: it has no memory")
+    try:
+        return int(follow_phys(task.mm, address)) >> context.kernel.page_shift
+    except FaultError as error:
+        if "address is not mapped" in str(error):
+            raise BadArgument(f"{pid}:{address:#x}: process {pid} has no page there") from None
+        raise
 
 
 def _guess(context: Context, number: int) -> str:

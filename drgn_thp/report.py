@@ -116,7 +116,7 @@ class Report:
         """Yield the records of the report."""
         describer = Describer(self.context)
         listed = self.question.listed
-        scan = Scan(self.context, self.question.paths, listed, self.progress)
+        scan = Scan(self.context, self.question.paths, listed, self.progress, describer.in_virtio_mem)
         try:
             for census in scan.blocks(self.blocks):
                 self.totals.add(census)
@@ -127,6 +127,7 @@ class Report:
                             yield record
         except KeyboardInterrupt:
             self.totals.interrupted = True
+        yield from describer.devices()
         yield self.summary()
 
     def summary(self) -> Record:
@@ -155,5 +156,5 @@ class Report:
             "hole_pages": totals.hole_pages,
             "batched_references": len(self.context.batches.entries),
             "incomplete": self.incomplete,
-            "notes": self.notes,
+            "notes": [*self.notes, *self.context.virtio_mem.notes],
         }

@@ -18,6 +18,8 @@ class Resources:
     system_ram: tuple[tuple[int, int], ...]
     virtio_mem: tuple[tuple[int, int], ...]
     failure: str = ""
+    virtio_mem_devices: tuple[tuple[int, int], ...] = ()
+    """Regions of devices that have added memory, in bytes."""
 
     def covers(self, start_pfn: int, end_pfn: int) -> bool:
         """Return whether a range is System RAM throughout; a kernel that says nothing is believed to have no holes."""
@@ -33,11 +35,12 @@ class Resources:
 def read_resources(prog: Program, page_shift: int) -> Resources:
     """Walk iomem_resource. What cannot be read is told in ``failure``."""
     ram, virtio_mem, failure = [], [], ""
+    devices: set[tuple[int, int]] = set()
     try:
-        pending: list[Object] = [prog["iomem_resource"].child.read_()]
+        pending: list[tuple[Object, tuple[int, int]]] = [(prog["iomem_resource"].child.read_(), (0, 0))]
         seen: set[int] = set()
         while pending:
-            resource = pending.pop()
+            resource, parent = pending.pop()
             if not resource:
                 continue
             if int(resource.value_()) in seen or len(seen) >= MAX_RESOURCES:
@@ -55,7 +58,9 @@ def read_resources(prog: Program, page_shift: int) -> Resources:
                 ram.append(frames)
                 if b"virtio_mem" in text:
                     virtio_mem.append(frames)
-            pending += [resource.sibling.read_(), resource.child.read_()]
+                    devices.add(parent)
+            own = (int(resource.start), int(resource.end) + 1)
+            pending += [(resource.sibling.read_(), parent), (resource.child.read_(), own)]
     except (LookupError, FaultError) as error:
         failure = str(error)
-    return Resources(tuple(sorted(ram)), tuple(sorted(virtio_mem)), failure)
+    return Resources(tuple(sorted(ram)), tuple(sorted(virtio_mem)), failure, tuple(sorted(devices - {(0, 0)})))

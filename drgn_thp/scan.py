@@ -17,7 +17,7 @@ import numpy
 from drgn import FaultError
 
 from .blocks import Block, online_ranges
-from .census import BlockCensus, PathCensus, Tally
+from .census import BlockCensus, Obstacles, PathCensus, Tally
 from .chunk import Chunk
 from .classes import MAX_CLASSES, UNKNOWN, Classes
 from .context import Context
@@ -46,6 +46,8 @@ class _Open:
     weights: Column
     """Folios by class."""
     kept: list[Rows] = field(default_factory=list)
+    obstacles: list[Obstacles] | None = None
+    """What alloc_contig_range() refuses; None if only the number is wanted."""
 
 
 @dataclass
@@ -102,6 +104,7 @@ class Scan:
     :param paths: Paths to judge; they are taken as the target's kernel has them
     :param keep: For which reasons refused folios are wanted themselves, not just their number
     :param progress: Called with the number of page frames done
+    :param locate: Of which blocks it is wanted where each folio lies that the path contig refuses
     """
 
     def __init__(
@@ -110,11 +113,13 @@ class Scan:
         paths: Sequence[Path],
         keep: Callable[[Reason], bool] = lambda reason: True,
         progress: Callable[[int], None] = lambda pages: None,
+        locate: Callable[[Block], bool] = lambda block: False,
     ) -> None:
         self.context = context
         self.paths = [path.of(context.kernel) for path in paths]
         self._keep = keep
         self._progress = progress
+        self._locate = locate if any(path.name == "contig" for path in self.paths) else lambda block: False
         self._classes = Classes()
         self._tally = Tally(self.paths, keep)
         self._pending: list[_Pending] = []
@@ -139,7 +144,7 @@ class Scan:
         waiting: list[_Open] = []
         for block in blocks:
             census = BlockCensus(block, {path.name: PathCensus() for path in self.paths})
-            open_ = _Open(census, numpy.zeros(0, numpy.int64))
+            open_ = _Open(census, numpy.zeros(0, numpy.int64), obstacles=[] if self._locate(block) else None)
             ranges = online_ranges(block, runs)
             census.holes = block.pages - sum(end - start for start, end in ranges)
             for start, end in ranges:
@@ -159,6 +164,8 @@ class Scan:
             if open_.kept:
                 rows = concatenate(open_.kept)
                 open_.census.refused = self.context.folios(rows.select(numpy.argsort(rows.pfn, kind="stable")))
+            if open_.obstacles is not None:
+                open_.census.obstacles = Obstacles.concatenate(open_.obstacles)
             yield open_.census
         self._kept_rows = 0
         if self._classes.length > MAX_CLASSES:
@@ -285,12 +292,19 @@ class Scan:
             self._held.append(found)
             if len(self._held) >= HELD_CHUNKS:
                 self._judge()
-        elif (present[:judged] & self._tally.individual[: len(present)]).any():
+        elif (present[:judged] & self._tally.individual[: len(present)]).any() or (
+            open_.obstacles is not None and (self._tally.contig[: len(present)][present[:judged]] >= 0).any()
+        ):
             self._keep_rows(found)
 
     def _keep_rows(self, held: _Held) -> None:
         """Copy the folios of a chunk that are wanted themselves; queue those that must be judged one by one."""
         alone = self._tally.alone[held.numbers]
+        if held.open.obstacles is not None:
+            gates = numpy.repeat(numpy.where(alone, -1, self._tally.contig[held.numbers]), held.lengths)
+            found = numpy.flatnonzero(gates >= 0)
+            pfns = held.rows[found].astype(numpy.int64) + held.chunk.pfn
+            held.open.obstacles.append(Obstacles(pfns, numpy.ones_like(pfns), gates[found].astype(numpy.int64)))
         rows = held.rows[numpy.repeat(self._tally.kept[held.numbers], held.lengths)]
         if len(rows):
             held.open.kept.append(self.context.memmap.rows(held.chunk, rows))
@@ -334,6 +348,11 @@ class Scan:
         for part in pending:
             mine = which[start : start + len(part.rows)]
             tally.credit(part.open.census, numpy.bincount(mine))
+            if part.open.obstacles is not None:
+                found = numpy.flatnonzero((tally.contig[mine] >= 0) & ~tally.alone[mine])
+                pages = numpy.int64(1) << part.rows.order[found]
+                gates = tally.contig[mine][found].astype(numpy.int64)
+                part.open.obstacles.append(Obstacles(part.rows.pfn[found], pages, gates))
             kept = tally.kept[mine].nonzero()[0]
             if len(kept):
                 part.open.kept.append(part.rows.select(kept))

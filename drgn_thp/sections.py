@@ -172,6 +172,21 @@ class Pageblocks:
         odd = self._patterns[data] = self._decode(data)
         return odd
 
+    def migratetype(self, section: int, index: int) -> int:
+        """
+        Return the migrate type of a pageblock as get_pageblock_migratetype() does: isolated, or what it is else.
+
+        :param section: Position of the section
+        :param index: Number of the pageblock in it
+        :raises FaultError: if it cannot be read
+        """
+        per_word = 64 // self._bits
+        address = int(self.sections.usage[section]) + self._offset + 8 * (index // per_word)
+        flags = int(self.sections.prog.read_u64(address)) >> index % per_word * self._bits
+        if self._isolate_bit is not None and self._isolate is not None and flags >> self._isolate_bit & 1:
+            return self._isolate
+        return flags & 7
+
     def _decode(self, data: bytes) -> OddPageblocks | None:
         per_word = 64 // self._bits
         shifts = (numpy.arange(self._count, dtype=numpy.uint64) % numpy.uint64(per_word)) * numpy.uint64(self._bits)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from .census import BlockCensus
 from .context import Context
-from .gates import Duration
+from .gates import Duration, reasons
 
 YES, LATER, BLOCKS, ENDLESS, NO, OFFLINE, UNKNOWN = "yes", "later", "blocks", "endless", "no", "offline", "unknown"
 
+DISSOLVED = (reasons.HUGETLB_BUSY, reasons.HUGETLB_RESERVED)
 BLOCK_PATHS = ("contig", "offline")
 
 
@@ -21,6 +22,10 @@ def structural(context: Context, census: BlockCensus) -> str:
     block = census.block
     if not context.resources.covers(block.start_pfn, block.end_pfn):
         return "-EINVAL: memory holes"
+    if block.single_zone is False:  # memory_block_offline()
+        return "-EINVAL: more than one zone"
+    if block.single_zone:
+        return ""
     zones = [zone for zone in context.zones if zone.start_pfn < block.end_pfn and block.start_pfn < zone.end_pfn]
     if len(zones) > 1 and len(census.zones) > 1:
         return "-EINVAL: more than one zone"
@@ -54,6 +59,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
     unread = unreadable(context, census) if found in (YES, LATER) else ""
     if unread:
         return UNKNOWN, unread
+    if found == LATER and path == "offline" and any(counts.reasons.get(reason.name) for reason in DISSOLVED):
+        return found, "-EBUSY"  # dissolve_free_hugetlb_folios(): nothing is tried again
     return found, "-EBUSY" if found == NO else ""
 
 

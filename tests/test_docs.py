@@ -19,18 +19,19 @@ from drgn_thp import docgen, ledger
 from drgn_thp import report as report_module
 from drgn_thp.batches import Batches
 from drgn_thp.blocks import Block
-from drgn_thp.census import BlockCensus, PathCensus
+from drgn_thp.census import BlockCensus, Obstacles, PathCensus
 from drgn_thp.cli import _parser
 from drgn_thp.context import Context, Doubts
 from drgn_thp.describe import SCHEMA, SHOWN_FLAGS, Record
 from drgn_thp.folios import Folios, table
 from drgn_thp.formulas import PAGE_MAPPING_ANON
-from drgn_thp.gates import Duration, paths, reasons_of
+from drgn_thp.gates import Duration, find_path, paths, reasons_of
 from drgn_thp.kernel import Kernel
 from drgn_thp.mapping_kinds import MappingKind, MigrateOp
 from drgn_thp.pagetype import NAMES, PageType
 from drgn_thp.render.text import FOLIO_HEADERS
 from drgn_thp.resources import Resources
+from drgn_thp.virtio_mem import Device, VirtioMem
 
 from .tree import ROOT, files, table_after
 from .vm.lab import ensure_dump
@@ -85,7 +86,7 @@ def check(records: Iterable[Record]) -> dict[str, dict[str, set[bool]]]:
 
     :return: The fields that were there, by kind, and whether they were null
     """
-    types = {kind: documented(kind) for kind in ("folio", "block", "summary")}
+    types = {kind: documented(kind) for kind in ("folio", "block", "virtio_mem", "summary")}
     seen: dict[str, dict[str, set[bool]]] = {kind: {} for kind in types}
     for record in records:
         for field, value in flatten(record):
@@ -99,6 +100,21 @@ def check(records: Iterable[Record]) -> dict[str, dict[str, set[bool]]]:
 
 ANON = 0x1000 | PAGE_MAPPING_ANON
 KINDS = [MappingKind("", MigrateOp.PLAIN), MappingKind("anon", MigrateOp.PLAIN)]
+
+
+MIB = 1 << 20
+DRIVEN = Device(
+    *(0, 4 * MIB, "driver", 2 * MIB, 4 * MIB, 4 * MIB, "sub-block"),
+    node=0,
+    device_block_size=2 * MIB,
+    requested_size=0,
+    usable_size=4 * MIB,
+    states=("movable",),
+    plugged_bits=(True, True),
+    unplug_online=True,
+    broken=False,
+)
+INFERRED = Device(8 * MIB, 12 * MIB, "inferred", 2 * MIB, 4 * MIB, 2 * MIB, first=2, plugged_bits=(True, False))
 
 
 def folios() -> Folios:
@@ -127,7 +143,13 @@ def census(block: Block, refused: Folios | None) -> BlockCensus:
     if refused is not None:
         for path in paths().values():
             counts[path.name].add(path.gates[0], 1, 1)
-    return BlockCensus(block, counts, folios=3, pages=3, zones={(0, 3): 3} if refused else {}, refused=refused)
+    found = BlockCensus(block, counts, folios=3, pages=3, zones={(0, 3): 3} if refused else {}, refused=refused)
+    if block.id is not None:  # the first has a huge page that nothing can replace
+        gates = find_path("contig").of(Kernel()).gates
+        number = next(i for i, gate in enumerate(gates) if gate.stage == "out-of-memory")
+        one = numpy.array([block.start_pfn] * (block.id == 0), numpy.int64)
+        found.obstacles = Obstacles(one, one + 512, numpy.full_like(one, number))
+    return found
 
 
 def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
@@ -143,6 +165,7 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
             resources=Resources((), ()),
             batches=Batches((), ()),
             doubts=Doubts(),
+            virtio_mem=VirtioMem((DRIVEN, INFERRED)),
             prog=None,
             sections=SimpleNamespace(index=lambda pfn: 0),
             end_pfn=1 << 20,
@@ -150,11 +173,11 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
             folios=lambda rows: table_of_all,
         ),
     )
-    blocks = [Block(0, 0, 1024, "online"), Block(None, 1024, 2048, "online")]
+    blocks = [Block(0, 0, 1024, "online"), Block(None, 1024, 2048, "online"), Block(2, 2048, 3072, "online")]
     judged = [path.of(table_of_all.kernel) for path in paths().values()]
     scan = SimpleNamespace(
         paths=judged,
-        blocks=lambda asked: iter([census(blocks[0], table_of_all), census(blocks[1], table_of_all)]),
+        blocks=lambda asked: iter(census(block, table_of_all) for block in blocks),
     )
     for module in (report_module, ledger):
         monkeypatch.setattr(module, "read_blocks", lambda prog, sections: (blocks, ["a note"]))

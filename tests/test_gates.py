@@ -148,6 +148,13 @@ def test_kernel_memory(kernel: Kernel, facts: dict[str, Any], reason: str) -> No
     assert verdict("mbind", kernels_own(kernel, **facts)) == "ok"
 
 
+@by_release
+def test_a_ring_that_is_mapped_by_a_driver(kernel: Kernel) -> None:
+    """The process that maps it may ask for it, which it cannot for other kernel memory."""
+    ring = kernels_own(kernel, mapcount=1, refcount=2)
+    assert verdict("mbind", ring) == verdict("mbind-move-all", ring) == "kernel-page"
+
+
 def test_frozen_slab_page_passes_the_first_test() -> None:
     """Since slab pages have no references, an order-0 one is taken for free, and offlining never ends."""
     f = kernels_own(NEW, type=PageType.SLAB, refcount=0)

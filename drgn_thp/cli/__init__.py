@@ -13,13 +13,21 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
+from ..commands import SUMMARIES
 from ..errors import DrgnThpError
 from ..escape import printable
-from . import demo, folio, report, slim
+from . import demo, report, slim
+from .asked import Asked
 from .common import CLEAN, FAILED, INCOMPLETE
 
-COMMANDS = {"report": report, "folio": folio, "slim": slim, "demo": demo}
+COMMANDS: dict[str, Any] = {
+    "report": report,
+    **{word: Asked(word) for word in SUMMARIES},
+    "slim": slim,
+    "demo": demo,
+}
 
 
 def _parser() -> argparse.ArgumentParser:

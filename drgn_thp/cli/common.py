@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from ..target import Target
 
 CLEAN, REFUSALS, INCOMPLETE, FAILED = range(4)
-_NUMBER = r"0x[0-9a-f]{1,16}|\d{1,20}"
 
 
 def add_block_argument(group: argparse._ArgumentGroup) -> None:
@@ -76,28 +74,9 @@ def block_filter(texts: Sequence[str] | None, context: Context) -> Callable[[Blo
 
     :raises BadArgument: if one of the texts means nothing
     """
-    if not texts:
-        return None
-    ids: list[tuple[int, int]] = []
-    frames: list[tuple[int, int]] = []
-    shift = context.kernel.page_shift
-    for text in texts:
-        match = re.fullmatch(f"({_NUMBER})(?:-({_NUMBER}))?", text, re.IGNORECASE | re.ASCII)
-        if match is None:
-            raise BadArgument(f"--block {text!r}: neither a block (32), blocks (32-35) nor addresses (0x0-0x7ffffff)")
-        first, last = (int(number, 16 if "x" in number.lower() else 10) for number in (match[1], match[2] or match[1]))
-        if last < first:
-            raise BadArgument(f"--block {text}: ends before it begins")
-        if match[1].lower().startswith("0x"):
-            frames.append((first >> shift, last >> shift))
-        else:
-            ids.append((first, last))
+    from ..blocks import named_blocks
 
-    def wanted(block: Block) -> bool:
-        by_id = block.id is not None and any(first <= block.id <= last for first, last in ids)
-        return by_id or any(block.start_pfn <= last and first < block.end_pfn for first, last in frames)
-
-    return wanted
+    return named_blocks(texts, context.kernel.page_shift, "--block ")
 
 
 @contextmanager

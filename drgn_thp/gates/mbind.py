@@ -8,7 +8,7 @@ Whether a VMA may be migrated at all (vma_migratable()) depends on the mapping p
 from __future__ import annotations
 
 from ..folios import Column, Folios
-from ..formulas import folio_maybe_mapped_shared
+from ..formulas import folio_mapcount, folio_maybe_mapped_shared
 from . import reasons, states
 from .migrate import Mode, migrate_gates
 from .model import Duration, Gate, Path
@@ -20,6 +20,11 @@ def _shared(f: Folios) -> Column:
 
 def _unsupported(f: Folios) -> Column:
     return states.hugetlb_unsupported(f) & states.hugetlb_used(f)
+
+
+def _mapped_kernel_page(f: Folios) -> Column:
+    """A ring that the kernel shares with a process: io_uring's, AF_PACKET's."""
+    return states.kernel_page(f) & (folio_mapcount(f) > 0)
 
 
 def _gates(move_all: bool) -> tuple[Gate, ...]:
@@ -35,6 +40,7 @@ def _gates(move_all: bool) -> tuple[Gate, ...]:
         Gate(reasons.HUGETLB_BUSY, "folio_isolate_hugetlb(): -EBUSY", states.hugetlb_busy, transient),
         Gate(reasons.ISOLATED, isolate, states.isolated, transient),
         Gate(reasons.NOT_ON_LRU, isolate, states.not_on_lru, permanent),
+        Gate(reasons.KERNEL_PAGE, isolate, _mapped_kernel_page, permanent),
         Gate(reasons.FROZEN, isolate, states.frozen, transient),
         *migrate_gates(Mode.SYNC, permanent),
     )

@@ -52,6 +52,23 @@ class Gate:
     wrongly: bool = False
     """The kernel is wrong to refuse: a bug that was fixed later."""
 
+    @property
+    def stage(self) -> str:
+        """
+        When alloc_contig_range() comes upon it, by the function that answers.
+
+        isolation: before anything is migrated; passed-over: not isolated, found at the end; out-of-memory: -ENOMEM, at
+        once; migration: -EBUSY, without looking further.
+        """
+        if "-ENOMEM" in self.kernel:
+            return "out-of-memory"
+        function = self.kernel.partition("(")[0]
+        if function in ("has_unmovable_pages", "set_migratetype_isolate", "isolate_single_pageblock"):
+            return "isolation"
+        if function in ("isolate_migratepages_block", "isolate_or_dissolve_huge_folio", "test_pages_isolated"):
+            return "passed-over"
+        return "migration"
+
 
 @dataclass(frozen=True)
 class Verdicts:

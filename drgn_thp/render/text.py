@@ -24,6 +24,7 @@ def render(records: Iterable[Record], out: TextIO, limit: int) -> None:
     folios: dict[str, list[Record]] = {}
     left_out: dict[str, int] = {}
     summary: Record | None = None
+    devices: list[Record] = []
     for record in records:
         if record["kind"] == "block":
             blocks.append(record)
@@ -33,6 +34,8 @@ def render(records: Iterable[Record], out: TextIO, limit: int) -> None:
                 left_out[record["path"]] = left_out.get(record["path"], 0) + 1
             else:
                 kept.append(record)
+        elif record["kind"] == "virtio_mem":
+            devices.append(record)
         else:
             summary = record
     if summary is not None:
@@ -40,6 +43,8 @@ def render(records: Iterable[Record], out: TextIO, limit: int) -> None:
         for path in summary["paths"]:
             _blocks(path, blocks, summary, out)
             _folios(path, folios.get(path, []), left_out.get(path, 0), out)
+        for device in devices:
+            _device(device, blocks, out)
         _unknown(summary, out)
 
 
@@ -88,8 +93,47 @@ def _blocks(path: str, blocks: list[Record], summary: Record, out: TextIO) -> No
     wrongly = summary["wrongly_refused"].get(path, 0)
     out.write(f"\n{path}: {summary['refused'].get(path, 0)} of {summary['folios']} folios refused")
     out.write(f", {wrongly} of them wrongly\n" if wrongly else "\n")
+    if not rows:
+        return
     headers = ["block", "range", "state", "zone", "node", "folios", "refused", "reasons", "verdict"]
     out.write(_table(rows, headers, "block node folios refused") + "\n")
+
+
+def _device(device: Record, blocks: list[Record], out: TextIO) -> None:
+    """Write what virtio-mem has, and could unplug, of the memory blocks of one device."""
+    facts = [device["mode"], "from the map of memory" if device["source"] == "inferred" else None]
+    facts += [f"{name} {device[name]:#x}" for name in ("node", "plugged_size", "requested_size") if device[name]]
+    out.write(f"\nvirtio-mem {device['start']:#x}-{device['end'] - 1:#x}: {', '.join(filter(None, facts))}\n")
+    rows = []
+    for block in blocks:
+        own = block["virtio_mem"]
+        if own is None or own["device"] != device["start"]:
+            continue
+        reasons: dict[str, int] = {}
+        for keeper in own["kept_by"]:
+            for reason in keeper["reasons"]:
+                reasons[reason] = reasons.get(reason, 0) + 1
+        top = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+        rows.append(
+            [
+                "-" if block["block"] is None else str(block["block"]),
+                printable(own["state"] or "-"),
+                f"{own['sub_blocks']} of {own['sub_block_size']:#x}",
+                str(own["plugged"]),
+                str(own["unpluggable"] // own["sub_block_size"]),
+                _reasons(top) or "-",
+                own["verdict"] + (f" ({own['answer']})" if own["answer"] else ""),
+            ]
+        )
+    if rows:
+        headers = ["block", "state", "sub-blocks", "plugged", "can go", "kept by", "unplug"]
+        out.write(_table(rows, headers, "block plugged") + "\n")
+    if device["gives_up_at"] is not None:
+        sure = "is" if device["unpluggable_at_least"] == device["unpluggable"] else "may be"
+        out.write(
+            f"a request to unplug all of it {sure} given up at block {device['gives_up_at']} with -ENOMEM, after"
+            f" {device['unpluggable_at_least']:#x} to {device['unpluggable']:#x} bytes: hugetlb folios need room\n"
+        )
 
 
 def folio_row(record: Record) -> list[str]:

@@ -65,8 +65,8 @@ def ask(context: Context, blocks: Callable[[Block], bool] | None, progress: Call
     """
     question = Question(list(paths().values()), blocks, lambda reason: not reason.kernel_memory)
     report = Report(context, question, progress=progress)
-    scan = Scan(context, question.paths, question.listed, progress)
     describer = Describer(context)
+    scan = Scan(context, question.paths, question.listed, progress, describer.in_virtio_mem)
     digests: list[tuple[str, str]] = []
     pfns: list[int] = []
     refused = 0

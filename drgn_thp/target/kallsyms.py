@@ -133,7 +133,7 @@ class _ModuleSymbols:
         module = self._regions[i][2]
         key = int(module.value_())
         if key not in self._indexes:
-            self._indexes[key] = SymbolIndex(_symbols_of(module))
+            self._indexes[key] = SymbolIndex(module_symbols(module))
         found: Sequence[Symbol] = self._indexes[key](prog, name, address, one)
         return found
 
@@ -147,7 +147,7 @@ class _ModuleSymbols:
         return sorted(regions, key=lambda region: region[0])
 
 
-def _symbols_of(module: Object) -> list[Symbol]:
+def module_symbols(module: Object) -> list[Symbol]:
     try:
         if int(module.kallsyms.num_symtab) > MAX_MODULE_SYMBOLS:
             return []

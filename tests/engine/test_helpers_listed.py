@@ -12,7 +12,7 @@ from .test_agreement import HELPERS
 
 def test_helpers_are_all_tested() -> None:
     """A helper that is added is added here."""
-    others = {"read_folio", "migration_verdict"}
+    others = {"read_folio", "read_page", "migration_verdict"}
     public = {
         name
         for name, function in inspect.getmembers(helpers, inspect.isfunction)

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def cache_key(files: kernels.Files, program: str, scene: Scene = LAB) -> str:
     here = Path(__file__).parent
     makers = {Path(inspect.getfile(make)) for make in scene.files.values()}
     parts = [*workload.sources(program), here / "guest.py", here / "initramfs.py", *makers]
-    machine = (scene.modules, scene.arguments, scene.devices, sorted(scene.files), scene.memory_mib, scene.hotplug_mib)
+    machine = [getattr(scene, part.name) for part in fields(scene) if part.name != "files"] + sorted(scene.files)
     return f"{files.version}-{workload.digest(parts, repr(machine))}-{HARNESS_VERSION}"
 
 
@@ -189,6 +189,9 @@ def _make(files: kernels.Files, dump: Dump) -> None:
     image = initramfs.build(files, workload.build(dump.scene.name), dump.scene)
     dump.initramfs.write_bytes(image)
     with start(dump) as guest:
+        for command, arguments in dump.scene.before_ready:
+            guest.wait_for(f"ASK {command}")
+            guest.qmp(command, **arguments)
         core, serial = boot_and_dump(files, guest, dump.directory)
         guest.save(dump.state)
     _store(core, serial, dump.directory)
@@ -206,6 +209,8 @@ def start(dump: Dump, state: Path | None = None) -> Guest:
         arguments=scene.arguments,
         devices=scene.devices,
         state=state,
+        plugged_mib=scene.plugged_mib,
+        cpus=scene.cpus,
     )
 
 

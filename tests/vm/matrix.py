@@ -34,13 +34,23 @@ class Kernel:
         return f"linux-image-{self.flavour}", f"linux-image-{self.flavour}-dbg"
 
 
-NO_MTHP = frozenset({"mthp", "mthp_held"})
+NO_MTHP = frozenset(
+    {"mthp", "mthp_held", "mthp_forked", "mthp_cow", "mthp_hole", "mthp_hole_head"}
+    | {f"mthp_partial_{size}" for size in ("16k", "32k", "64k", "128k", "256k", "512k", "1m")}
+)
+# Up to 6.15, FUSE writes copies of pages; since then, the pages themselves.
+FUSE_COPIES = frozenset({"fuse_writeback"})
+FUSE_ITSELF = frozenset({"fuse_copied"})
 
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | {"secretmem"}),
-    Kernel("6.1", ("bookworm", "bookworm-updates", "bookworm-security"), lacks=NO_MTHP),
-    Kernel("6.12", ("trixie",)),
-    Kernel("7.3", ("trixie-backports",)),
+    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | FUSE_COPIES | {"secretmem", "udmabuf"}),
+    Kernel(
+        "6.1",
+        ("bookworm", "bookworm-updates", "bookworm-security"),
+        lacks=NO_MTHP | FUSE_COPIES | {"hugetlb_fixed", "udmabuf"},
+    ),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES),
+    Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),
 )
 
 # Of kernels between the stable ones, backports keep images for long, and debug packages not at all. A series that is

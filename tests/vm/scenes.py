@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from . import images
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -22,6 +24,8 @@ class Scene:
     :ivar arguments: For the kernel's command line.
     :ivar devices: For the emulator's.
     :ivar files: Files for the initramfs, by path, and what makes them.
+    :ivar before_ready: Commands for the emulator's monitor, each given when the workload asks for it by its name.
+    :ivar plugged_mib: How much of the hot-pluggable memory the guest is given; all of it if not said.
     """
 
     name: str
@@ -31,6 +35,9 @@ class Scene:
     files: dict[str, Callable[[], bytes]] = field(default_factory=dict)
     memory_mib: int = 448
     hotplug_mib: int = 512
+    before_ready: tuple[tuple[str, dict[str, int]], ...] = ()
+    plugged_mib: int | None = None
+    cpus: int = 2
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -38,5 +45,23 @@ class Scene:
 
 LAB = Scene("lab")
 
-SCENES: tuple[Scene, ...] = (LAB,)
+HUGE = Scene("huge")
+
+FILES = Scene(
+    "files",
+    modules=("fuse", "romfs", "nls_cp437", "nls_ascii", "vfat", "lzo_rle", "zram", "virtio_balloon"),
+    devices=("-device", "virtio-balloon-pci,id=balloon"),
+    files={"romfs.img": images.romfs, "vfat.img": images.vfat},
+    # What the guest is to be left with: 4 MiB less than its boot memory.
+    before_ready=(("balloon", {"value": 444 << 20}),),
+    plugged_mib=496,
+    # One for each thing to do that empties the batches of its own CPU.
+    cpus=3,
+)
+
+STUCK = Scene("stuck", modules=("nbd", "fuse"))
+
+PINS = Scene("pins", modules=("nbd",))
+
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS)
 """Those that the truth run asks the kernel about."""

@@ -35,6 +35,7 @@
 #define KPF_COMPOUND_HEAD (1ULL << 15)
 #define KPF_COMPOUND_TAIL (1ULL << 16)
 #define KPF_SWAPCACHE (1ULL << 13)
+#define KPF_SWAPBACKED (1ULL << 14)
 #define KPF_HUGE (1ULL << 17)
 #define KPF_NOPAGE (1ULL << 20)
 #define KPF_THP (1ULL << 22)
@@ -119,6 +120,7 @@ void load_modules(void);
 void hold_gates_still(void);
 void wait_for_movable_node(void);
 void attach_disks(void);
+void attach_loop(int number, const char *backing);
 int write_file(const char *path, const char *text);
 int read_file(const char *path, char *buffer, size_t size);
 

@@ -92,11 +92,14 @@ void hold_gates_still(void)
 void wait_for_movable_node(void)
 {
 	char text[256];
+	const char *plugged = getenv("plugged_mib");
+	if (!plugged)
+		fail("nobody says how much memory to wait for");
 	for (int tries = 0; tries < 3000; tries++) {
 		char *total = NULL;
 		if (read_file("/sys/devices/system/node/node1/meminfo", text, sizeof(text)) == 0)
 			total = strstr(text, "MemTotal:");
-		if (total && strtoul(total + strlen("MemTotal:"), NULL, 10) >= 512 << 10)
+		if (total && strtoul(total + strlen("MemTotal:"), NULL, 10) >= strtoul(plugged, NULL, 10) << 10)
 			return;
 		usleep(20000);
 	}
@@ -104,7 +107,7 @@ void wait_for_movable_node(void)
 }
 
 // Memory-backed, but no SWP_SYNCHRONOUS_IO device like brd or zram: on those, swapping in bypasses the swap cache.
-static void attach_loop(int number, const char *backing)
+void attach_loop(int number, const char *backing)
 {
 	char path[32];
 	snprintf(path, sizeof(path), "/dev/loop%d", number);

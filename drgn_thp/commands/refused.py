@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``refused``: the folios that a path of migration would refuse."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TextIO
+
+from ..gates import paths
+from ..render.text import render
+from ..session import Session
+from .memblocks import scan
+from .model import BLOCKS, Answer, Argument
+
+DESCRIPTION = (
+    "List the folios that a path of migration would refuse, with the first check that does. Memory of the kernel's own"
+    " (slab, page tables, ...), of which there is a lot, is counted, but not listed."
+)
+DEFAULT_PATH = "contig"
+
+
+def arguments() -> Sequence[Argument]:
+    """Return the options."""
+    return (
+        Argument(
+            "path",
+            nargs="?",
+            metavar="PATH",
+            help=f"how the kernel would migrate: {', '.join(paths())} (default: {DEFAULT_PATH})",
+        ),
+        BLOCKS,
+    )
+
+
+def ask(session: Session, arguments: argparse.Namespace) -> Answer:
+    """Scan the blocks. The value is a list of records, one for each folio that is refused, as in docs/schema.md."""
+    path, blocks = arguments.path, arguments.blocks
+    if path is not None and path[0].isdigit():  # without a path, the first is a block
+        path, blocks = None, [path, *blocks]
+    return scan(session, [path or DEFAULT_PATH], blocks, lists=True)
+
+
+def write(answer: Answer, out: TextIO) -> None:
+    """Write the table of folios."""
+    render(answer.records, out, 0)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types and static variables of one module, from what the target itself holds if no debugging symbols were named."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from drgn import FaultError, Program, Type, TypeKind
+from drgn.helpers.linux.module import for_each_module
+
+from ..errors import UnknownLayout
+from .btf import MAX_BYTES, Btf
+from .finders import Finders
+from .kallsyms import module_symbols
+
+MAX_MODULES = 4096
+_READ_ERRORS = (FaultError, OSError, LookupError, AttributeError, ValueError)
+
+
+def module_struct(prog: Program, name: str) -> Type | None:
+    """
+    Return a structure that only a module has, or None if nothing describes it.
+
+    DWARF of the kernel alone does not; the module's BTF is in the target's memory all the same, and is read apart, so
+    that types of two sources do not mix.
+    """
+    try:
+        return prog.type(f"struct {name}")
+    except LookupError:
+        pass
+    try:
+        start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
+        if not 0 < stop - start <= MAX_BYTES:
+            return None
+        finders = Finders(prog, Btf(prog.read(start, stop - start), name="BTF in memory"), lambda line: None)
+        return finders.find_type(prog, frozenset((TypeKind.STRUCT,)), name, None)
+    except (*_READ_ERRORS, UnknownLayout):
+        return None
+
+
+def module_variable(prog: Program, module: str, name: str) -> int | None:
+    """Return the address of a variable of a module, or of the kernel if it is built in; None if there is none."""
+    symbols = prog.symbols(name)
+    if symbols:
+        return symbols[0].address if len(symbols) == 1 else None
+    try:
+        for entry in islice(for_each_module(prog), MAX_MODULES):
+            if entry.name.string_() == module.encode():
+                found = [symbol.address for symbol in module_symbols(entry) if symbol.name == name]
+                return found[0] if len(found) == 1 else None
+    except _READ_ERRORS:
+        pass
+    return None

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Commands and subcommands are one: the same words, options and answers. And the answers are those of the guest."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import Any
+
+import drgn
+import pytest
+from drgn.commands import CommandError, run_command
+
+import drgn_thp.plugin
+from drgn_thp.cli import COMMANDS, main
+from drgn_thp.commands import SUMMARIES, module_of
+from drgn_thp.errors import BadArgument
+from tests.fixture import ALL, Fixture, Mark
+
+BLOCKS = "32-35"
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module", params=ALL, ids=lambda fixture: fixture.kernel)
+def fixture(request: pytest.FixtureRequest) -> Fixture:
+    """Each kernel, opened once."""
+    assert isinstance(request.param, Fixture)
+    if request.param.version >= (7, 0) and drgn.__version__.startswith("0.0."):
+        pytest.skip("drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way")
+    return request.param
+
+
+def prompt(fixture: Fixture, line: str) -> list[dict[str, Any]]:
+    """Run a command as the prompt does, and return its value."""
+    assert drgn_thp.plugin
+    value: list[dict[str, Any]] = run_command(fixture.prog, line)
+    return value
+
+
+def marks(fixture: Fixture, *kinds: str) -> list[Mark]:
+    return [mark for mark in fixture.marks if mark.kind in kinds and mark.head in fixture.node1]
+
+
+LINES = {
+    "memblocks": (BLOCKS, "--path contig 32"),
+    "refused": ("", "offline", f"split {BLOCKS}", "32"),
+    "thp": (BLOCKS, ""),
+    "swapcache": (BLOCKS, ""),
+    "ksm": (BLOCKS, ""),
+    "virtio_mem": ("", "33"),
+    "reasons": ("", "slab"),
+}
+
+
+@pytest.fixture
+def opened(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> Fixture:
+    """
+    Let the command line find the fixture open: opening it for each question would take most of the time.
+
+    And the session, which drgn cannot have opened as it is compressed.
+    """
+    monkeypatch.setattr("drgn_thp.target.open_target", lambda spec: fixture.target)
+    monkeypatch.setitem(fixture.prog.cache, "drgn_thp.session", fixture.target)
+    return fixture
+
+
+def same(fixture: Fixture, capsys: Capture, line: str) -> str:
+    """Ask at the prompt and in the shell, and return the answer."""
+    prompt(fixture, line)
+    at_prompt = capsys.readouterr()
+    word, *rest = line.split()
+    target = [] if word == "reasons" else fixture.arguments()
+    main([word, *target, "--format", "text", *rest])
+    in_shell = capsys.readouterr()
+    assert at_prompt.out == in_shell.out
+    return at_prompt.out
+
+
+@pytest.mark.parametrize("line", [f"{word} {rest}".strip() for word in LINES for rest in LINES[word]])
+def test_prompt_and_shell_say_the_same(opened: Fixture, capsys: Capture, line: str) -> None:
+    """To the letter."""
+    assert same(opened, capsys, line)
+
+
+@pytest.mark.parametrize("scenario", ["base", "thp_cow_held", "tmpfs_thp_pte", "swapcache_thp", "hugetlb_held", "ksm"])
+def test_folio_and_the_command_line(opened: Fixture, capsys: Capture, scenario: str) -> None:
+    """Must show 6: the same answer, from one code path, for any name of a page."""
+    fixture = opened
+    mark = next(mark for mark in fixture.marks if mark.scenario == scenario)
+    memmap = fixture.context.memmap
+    names = (f"{mark.pfn:#x}", f"phys:{mark.pfn << 12:#x}", f"page:{memmap.page_address(mark.pfn):#x}")
+    answers = {same(fixture, capsys, f"folio {name}").partition(": ")[2] for name in names}
+    assert len(answers) == 1
+    assert f"page frame {mark.pfn:#x}" in answers.pop()
+
+
+def test_folio_is_one_function(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Neither has anything of its own; here the command line opens the dump itself."""
+    seen: list[list[str]] = []
+    module: Any = module_of("folio")
+    ask = module.ask
+
+    def asked(session: Any, arguments: argparse.Namespace) -> Any:
+        seen.append(arguments.pages)
+        return ask(session, arguments)
+
+    monkeypatch.setattr(module, "ask", asked)
+    fixture = ALL[1]
+    same(fixture, capsys, f"folio {fixture.node1.start:#x}")
+    assert seen == [[f"{fixture.node1.start:#x}"]] * 2
+
+
+@pytest.mark.parametrize("word", SUMMARIES)
+def test_each_word_is_a_subcommand(word: str) -> None:
+    """With the same options, and a function of its own behind it."""
+    assert word in COMMANDS
+    module: Any = module_of(word)
+    assert module.DESCRIPTION.endswith(".")
+    assert inspect.getdoc(module.ask)
+    for argument in module.arguments():
+        assert argument.options["help"]
+
+
+# -- and is it true ----------------------------------------------------------------------------------------------------
+
+
+def test_thp_lists_what_the_guest_mapped(fixture: Fixture) -> None:
+    """Every THP of the guest's, mapped as its program mapped it."""
+    records = {record["pfn"]: record for record in prompt(fixture, f"thp {BLOCKS}")}
+    large = {mark.head for mark in marks(fixture, "anon-thp", "shmem-thp", "anon-mthp")}
+    assert large == set(records) - {mark.head for mark in marks(fixture, "file")}
+
+    def of(scenario: str) -> dict[str, Any]:
+        return next(records[mark.head] for mark in fixture.marks if mark.scenario == scenario and mark.head in records)
+
+    assert (of("thp_pmd")["pmd_mappings"], of("thp_pmd")["pte_mappings"]) == (1, 0)
+    assert (of("thp_forked")["pmd_mappings"], of("thp_forked")["pte_mappings"]) == (2, 0)
+    assert (of("thp_pte")["pmd_mappings"], of("thp_pte")["pte_mappings"]) == (0, 512)
+    assert of("thp_pte_3procs")["pte_mappings"] == 3 * 512
+    assert (of("thp_partial")["mapped_pages"], of("thp_partial")["partially_mapped"]) == (256, True)
+    assert (of("thp_partial_head")["mapped_pages"], of("thp_partial_head")["partially_mapped"]) == (511, True)
+    assert of("thp_partial")["deferred"] is True
+    assert of("tmpfs_thp_mapped")["deferred"] is False
+    assert {record["pfn"] for record in records.values() if record["reason"] == "extra-reference"} == {
+        pfn for pfn in fixture.held() if pfn in records
+    }
+
+
+def test_swapcache_lists_what_the_guest_swapped(fixture: Fixture) -> None:
+    """Every folio of which /proc/kpageflags says so, each with a slot of its own."""
+    records = prompt(fixture, f"swapcache {BLOCKS}")
+    flags = fixture.kpageflags
+    in_cache = {fixture.node1.start + i for i in range(len(flags)) if int(flags[i]) >> 13 & 1}
+    heads = {pfn for pfn in in_cache if not int(flags[pfn - fixture.node1.start]) >> 16 & 1}
+    assert {record["pfn"] for record in records} == heads
+    slots = {(record["swap_type"], record["swap_offset"]) for record in records}
+    assert len(slots) == len(records)
+    assert all(record["swapcache_references"] == 1 << record["order"] for record in records)
+    assert all(record["extra"] == 0 for record in records)
+
+
+def test_ksm_lists_what_the_guest_shared(fixture: Fixture) -> None:
+    """Every page that its program saw merged; /proc/kpageflags of 6.12 says KSM of any anonymous page."""
+    records = prompt(fixture, f"ksm {BLOCKS}")
+    assert {record["pfn"] for record in records} == {mark.pfn for mark in marks(fixture, "ksm")}
+    assert all(record["balance"] == 0 for record in records)
+
+
+def test_refused_lists_what_the_guest_holds(fixture: Fixture) -> None:
+    """And names every folio once."""
+    records = prompt(fixture, f"refused contig {BLOCKS}")
+    assert [record["pfn"] for record in records] == sorted(fixture.held())
+
+
+def test_virtio_mem_shows_what_keeps_each_sub_block(fixture: Fixture) -> None:
+    """Those of the folios that the guest holds, in sub-blocks of one pageblock."""
+    records = prompt(fixture, f"virtio_mem {BLOCKS}")
+    blocks = [record for record in records if record["kind"] == "block"]
+    assert [record["kind"] for record in records] == ["block"] * 4 + ["virtio_mem"] * (len(records) - 4)
+    kept = {keeper["start"] >> 12 for block in blocks for keeper in block["virtio_mem"]["kept_by"]}
+    assert kept == {pfn & ~511 for pfn in fixture.held()}
+
+
+def test_what_cannot_be_read_is_counted(fixture: Fixture, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that is not whole says so."""
+    memmap = fixture.context.memmap
+    read, lost = type(memmap).read, range(fixture.node1.start, fixture.node1.start + 64)
+
+    def damaged(self: Any, pfn: int, count: int) -> Any:
+        if pfn < lost.stop and lost.start < pfn + count:
+            raise drgn.FaultError("lost", pfn)
+        return read(self, pfn, count)
+
+    whole = prompt(fixture, f"thp {BLOCKS}")
+    monkeypatch.setattr(type(memmap), "read", damaged)
+    capsys.readouterr()
+    rest = prompt(fixture, f"thp {BLOCKS}")
+    assert "INCOMPLETE: 64 struct pages" in capsys.readouterr().out
+    assert [record["pfn"] for record in rest] == [record["pfn"] for record in whole if record["pfn"] not in lost]
+
+
+def test_a_block_that_is_not_there(fixture: Fixture) -> None:
+    """As an exception of drgn's, which the prompt makes a line of."""
+    with pytest.raises(CommandError, match="no such memory block: 4000"):
+        prompt(fixture, "ksm 4000")
+    with pytest.raises(BadArgument, match="no reason"):
+        module_of("reasons").ask(None, argparse.Namespace(reasons=["nonsense"]))
