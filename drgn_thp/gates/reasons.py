@@ -97,7 +97,7 @@ COMPOUND_ORDER = Reason(
 )
 HUGETLB_SKIPPED = Reason(
     "hugetlb-skipped",
-    "Compaction never moves hugetlb pages.",
+    "Compaction never moves hugetlb pages, and nothing splits them.",
     "Nothing: not an obstacle.",
 )
 HUGETLB_CONTIG = Reason(

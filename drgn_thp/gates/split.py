@@ -44,6 +44,7 @@ PATH = Path(
     "splitting of large folios (THP)",
     (
         Gate(reasons.BROKEN, FUNCTION, lambda f: f.broken, Duration.PERMANENT),
+        Gate(reasons.HUGETLB_SKIPPED, "split_huge_pages_all(): passed over", PageHuge, Duration.PERMANENT),
         Gate(reasons.ZERO_PAGE, f"{FUNCTION}: -EBUSY", lambda f: f.huge_zero, Duration.PERMANENT),
         Gate(reasons.MIN_ORDER, f"{FUNCTION}: -EINVAL", _large(_min_order), Duration.PERMANENT),
         Gate(reasons.WRITEBACK, f"{FUNCTION}: -EBUSY", _large(lambda f: f.writeback), Duration.TRANSIENT),

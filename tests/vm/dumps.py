@@ -27,7 +27,7 @@ PAGE_SIZE = 4096
 # What the arrays of kpageflags and kpagecount hold for frames that are no RAM.
 UNREAD = 0xFFFFFFFFFFFFFFFF
 # Part of the key of the cache: change it when the meaning of what is stored changes.
-HARNESS_VERSION = 2
+HARNESS_VERSION = 3
 # Second half of what the workload writes into pages that are found by content; see lab/scenarios_held.c.
 SIGNATURE = "of drgn_thp's lab"
 
@@ -44,6 +44,7 @@ class Mark:
 
     :ivar vaddr: Address of the page in process ``pid``; 0 if no process maps it.
     :ivar index: Number of the page in its region: for a large folio, in the folio.
+    :ivar slot: Number of the mark in the guest's own table; several marks share one if they were found by content.
     :ivar held: Something outside of mm (a pipe, a socket) has a reference on the *folio* of this page.
     """
 
@@ -55,6 +56,7 @@ class Mark:
     kind: str
     held: bool
     note: str
+    slot: int = -1
 
 
 @dataclass(frozen=True)
@@ -254,8 +256,8 @@ def _marks(core: ElfCore, serial: str, flags: Column) -> list[Mark]:
     lines = re.findall(_MARK, serial, re.MULTILINE)
     if f"MARKS {len(lines)}" not in serial.splitlines():
         raise GuestError(f"found {len(lines)} marks on the console, which is not what the guest says it printed")
-    for scenario, pid, vaddr, index, pfn, kind, held, note in lines:
-        mark = Mark(scenario, int(pid), int(vaddr, 0), int(index), int(pfn, 0), kind, held == "1", note)
+    for slot, (scenario, pid, vaddr, index, pfn, kind, held, note) in enumerate(lines):
+        mark = Mark(scenario, int(pid), int(vaddr, 0), int(index), int(pfn, 0), kind, held == "1", note, slot)
         if note.startswith("sig="):
             marks += [replace(mark, pfn=found, index=i) for i, found in enumerate(_pages_with(core, note[4:], flags))]
         else:

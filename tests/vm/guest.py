@@ -177,9 +177,14 @@ class Guest:
         """The monitor."""
         if not self._qmp:
             deadline = time.monotonic() + BOOT_SECONDS
-            while not self._qmp_path.exists() and self._process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)  # the emulator has only just been started
-            self._qmp = Qmp(self._qmp_path)
+            while not self._qmp:
+                try:
+                    self._qmp = Qmp(self._qmp_path)
+                except OSError:
+                    # The emulator has not got that far yet.
+                    if self._process.poll() is not None or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
         return self._qmp
 
     def save(self, path: Path) -> None:

@@ -14,6 +14,8 @@
 #define UNTOUCHED (-1000)
 // How long a killed process may take to notice, in seconds. One that sleeps for ever does not.
 #define GRACE 2
+// Of a memory block, on all machines of the lab.
+#define BLOCK_PAGES 0x8000UL
 
 static int port = -1;
 // A page of its own for each command: what the process that did it found out.
@@ -129,21 +131,31 @@ static void pages(void)
 	}
 }
 
+// Newer kernels show no flags at all for offline memory, as for a page of their own.
+static int is_offline(uint64_t pfn)
+{
+	char path[64], state[32];
+	snprintf(path, sizeof(path), "/sys/devices/system/memory/memory%lu/state", pfn / BLOCK_PAGES);
+	return read_file(path, state, sizeof(state)) || !strncmp(state, "offline", 7);
+}
+
 // used START END: the page frames of a range that are neither free nor gone, in runs that look alike.
 static void used(char *rest)
 {
 	static uint64_t flags[4096];
 	uint64_t start = strtoul(rest, &rest, 0), end = strtoul(rest, &rest, 0), first = 0, length = 0, alike = 0;
-	int fd = open("/proc/kpageflags", O_RDONLY);
+	int fd = open("/proc/kpageflags", O_RDONLY), gone = is_offline(start);
 	for (uint64_t pfn = start; pfn <= end; pfn++) {
 		uint64_t at = (pfn - start) % ARRAY_SIZE(flags);
 		if (at == 0 && pfn < end && pread(fd, flags, sizeof(flags), pfn * sizeof(*flags)) <= 0)
 			break;
-		if (length && (pfn == end || flags[at] != alike)) {
+		if (pfn % BLOCK_PAGES == 0)
+			gone = is_offline(pfn);
+		if (length && (pfn == end || gone || flags[at] != alike)) {
 			dprintf(port, "U %#lx %lu %#lx\n", first, length, alike);
 			length = 0;
 		}
-		if (pfn == end || flags[at] & (KPF_BUDDY | KPF_NOPAGE | KPF_OFFLINE))
+		if (pfn == end || gone || flags[at] & (KPF_BUDDY | KPF_NOPAGE | KPF_OFFLINE))
 			continue;
 		if (!length)
 			first = pfn;
@@ -182,6 +194,46 @@ static void alone(char *rest)
 	drain();
 }
 
+// fragment MIB: takes memory of the movable node page by page, and gives half of each MiB back. Compaction moves pages
+// to pageblocks that are partly free only, and here all others are wholly so.
+static void fragment(char *rest)
+{
+	size_t size = strtoul(rest, &rest, 0) << 20;
+	pid_t pid = fork();
+	if (pid == 0) {
+		bind_to_movable_node();
+		char *region = aligned_region(size, PAGE);
+		madvise(region, size, MADV_NOHUGEPAGE);
+		for (size_t offset = 0; offset < size; offset += PAGE)
+			*(volatile char *)(region + offset) = 1;
+		for (size_t offset = 0; offset < size; offset += 1 << 20)
+			madvise(region + offset, 1 << 19, MADV_DONTNEED);
+		outcome->status = 1;
+		for (;;)
+			pause();
+	}
+	outcome->status = 0;
+	while (!outcome->status && waitpid(pid, NULL, WNOHANG) == 0)
+		usleep(1000);
+}
+
+static unsigned long busy_jiffies(void)
+{
+	unsigned long user = 0, nice = 0, system = 0;
+	char text[256];
+	read_file("/proc/stat", text, sizeof(text));
+	sscanf(text, "cpu %lu %lu %lu", &user, &nice, &system);
+	return user + nice + system;
+}
+
+// busy: for how many hundredths of a second the CPUs have worked in the last half of one.
+static void busy(void)
+{
+	unsigned long before = busy_jiffies();
+	usleep(500000);
+	dprintf(port, "B %lu\n", (busy_jiffies() - before) * 100 / sysconf(_SC_CLK_TCK));
+}
+
 static void serve(char *line)
 {
 	char *rest = line;
@@ -200,6 +252,10 @@ static void serve(char *line)
 		used(rest);
 	else if (!strcmp(command, "alone"))
 		alone(rest);
+	else if (!strcmp(command, "fragment"))
+		fragment(rest);
+	else if (!strcmp(command, "busy"))
+		busy();
 	else if (!strcmp(command, "freeze"))
 		kill(-1, SIGSTOP);
 	else

@@ -100,6 +100,8 @@ void drain(void);
 
 // --- memory.c: making regions
 
+// From now on, for this process.
+void bind_to_movable_node(void);
 void *aligned_region(size_t size, size_t align);
 void *base_pages(int count);
 void *thp(void);

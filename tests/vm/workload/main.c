@@ -2,14 +2,6 @@
 // pid 1: sets up, runs each scenario in a process of its own, tells what there is, then sleeps.
 #include "lab.h"
 
-#include <linux/mempolicy.h>
-
-static void bind_to_movable_node(void)
-{
-	unsigned long nodes = 1UL << MOVABLE_NODE;
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
-}
-
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);

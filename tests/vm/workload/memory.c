@@ -2,8 +2,15 @@
 // Regions of memory, and references on them.
 #include "lab.h"
 
+#include <linux/mempolicy.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+
+void bind_to_movable_node(void)
+{
+	unsigned long nodes = 1UL << MOVABLE_NODE;
+	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+}
 
 void *aligned_region(size_t size, size_t align)
 {

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The ways of asking a kernel to give memory back. Each question is put to a guest that was rewound to the dump.
+
+A question returns what became of each folio that it is about, by the page frame of its head.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Iterable
+
+from tests.vm.dumps import PAGE_SIZE, Dump, Mark
+from tests.vm.rewind import Rewound
+
+from .answers import Answer, Told
+from .said import Folio
+
+Answers = dict[int, Told]
+
+MOVE, MOVE_ALL = 2, 4
+# Seconds after which a call is taken not to return: many times what any takes that does.
+CALL_SECONDS, OFFLINE_SECONDS = 4, 5
+SETTLE_SECONDS, STUCK_SECONDS = 20, 3
+# Of half a second and two CPUs. A driver at work takes one of them all.
+BUSY_HUNDREDTHS = 20
+PAGES_PER_BLOCK = 0x8000
+# Twice of which there is room for all that the workload has.
+FRAGMENTED_MIB = 128
+SPARE_MIB = 128
+BALLAST_MIB = 16
+DEVICE = "/machine/peripheral/vmem"
+# Bits of /proc/kpageflags.
+COMPOUND = 1 << 15 | 1 << 16
+
+
+def _asked(folio: Folio) -> Mark | None:
+    """Return the first page of a folio that some process maps: the mark to name it by."""
+    return next((mark for mark in sorted(folio.marks, key=lambda m: m.pfn) if mark.vaddr), None)
+
+
+def move(dump: Dump, folios: Iterable[Folio], flags: int) -> Answers:
+    """move_pages(2), to the other node, one folio at a time."""
+    marks = {mark.slot: folio for folio in folios if (mark := _asked(folio))}
+    result: Answers = {}
+    with Rewound(dump) as guest:
+        pending = list(marks)
+        while pending:  # a line of a terminal is not endless
+            some, pending = pending[:200], pending[200:]
+            command = f"move {flags} {CALL_SECONDS} {' '.join(map(str, some))}"
+            for _, slot, *words in guest.ask(command, timeout=30 + CALL_SECONDS * 2 * len(some)):
+                told = _moved(words)
+                if told:
+                    result[marks[int(slot)].pfn] = told
+    return result
+
+
+def _moved(words: list[str]) -> Told | None:
+    if len(words) == 1:
+        return Told(Answer(words[0]), "does not return")
+    result, error, status = (int(word) for word in words[:3])
+    before, after = (int(word, 0) for word in words[3:])
+    if not before:
+        return None  # what another question moved aside: not mapped any more
+    if before != after:
+        return Told(Answer.MOVED if after else Answer.RECLAIMED)
+    if error:
+        return Told(Answer.REFUSED, f"errno {error}")
+    if status == -errno.EBUSY:
+        return Told(Answer.NOT_ISOLATED, "-EBUSY", "isolation")
+    if status in (-errno.EACCES, -errno.EFAULT):
+        return Told(Answer.REFUSED, f"-{errno.errorcode[-status]}", "isolation")
+    return Told(Answer.REFUSED, f"returns {result}", "migration")
+
+
+def _used(guest: Rewound, frames: range) -> set[int]:
+    used: set[int] = set()
+    for _, first, pages, _ in guest.ask(f"used {frames.start} {frames.stop}"):
+        used.update(range(int(first, 0), int(first, 0) + int(pages)))
+    return used
+
+
+def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | None = None) -> tuple[str, Answers]:
+    """
+    Write "offline" to a memory block's state.
+
+    :param alive: Only these scenarios are still there; all if None
+    :return: What became of the block (as in :mod:`drgn_thp.verdicts`, or an errno), and of its folios
+    """
+    frames = range(block * PAGES_PER_BLOCK, (block + 1) * PAGES_PER_BLOCK)
+    inside = [folio for folio in folios if folio.pfn in frames]
+    with Rewound(dump) as guest:
+        if alive is not None:
+            _keep(guest, alive)
+        path = f"/sys/devices/system/memory/memory{block}/state"
+        [[_, word]] = guest.ask(f"write {OFFLINE_SECONDS} {path} offline")
+        if word == "running":
+            used = _used(guest, frames)
+            [[_, word]] = guest.ask("kill")
+            left = Told(Answer(word), word)
+            word = {"blocked": "blocks"}.get(word, word)
+        elif word == "0":
+            used, left = _used(guest, frames), Told(Answer.REFUSED, "left behind")
+            word = "yes"
+        else:
+            # It gave up before it looked at any folio.
+            return f"errno {word}", {}
+        log = guest.guest.serial()
+    stages = _stages(log)
+    result: Answers = {}
+    for folio in inside:
+        if used.isdisjoint(folio.frames):
+            result[folio.pfn] = Told(Answer.MOVED)
+        else:
+            result[folio.pfn] = Told(left.answer, left.word, stages.get(folio.pfn, ""))
+    return word, result
+
+
+def _stages(log: str) -> dict[int, str]:
+    """Return where offlining failed, for the few page frames that it names: its messages are limited in number."""
+    result = {int(pfn, 16): "isolation" for pfn in re.findall(r"failed to isolate pfn ([0-9a-f]+)", log)}
+    result.update({int(pfn, 16): "migration" for pfn in re.findall(r"migrating pfn ([0-9a-f]+) failed", log)})
+    return result
+
+
+def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) -> tuple[int, Answers]:
+    """
+    Let virtio-mem take everything back.
+
+    :param alive: Only these scenarios are still there; all if None
+    :return: How many bytes stay plugged, and what became of the folios
+    """
+    frames = range(dump.hotplug_pfns.start, dump.hotplug_pfns.stop)
+    inside = [folio for folio in folios if folio.pfn in frames]
+    with Rewound(dump) as guest:
+        if alive is not None:
+            _keep(guest, alive)
+        qmp = guest.guest.qmp
+        _add_spare_memory(guest)
+        qmp("qom-set", path=DEVICE, property="requested-size", value=0)
+        size = _settled(guest)
+        used = _used(guest, frames)
+        stuck = bool(used) and _stuck(qmp, size)
+    left = Answer.BLOCKED if stuck else Answer.REFUSED
+    return size, {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else left) for folio in inside}
+
+
+def _keep(guest: Rewound, alive: Iterable[str]) -> None:
+    """End all other scenarios. Free huge pages are nobody's: they go, unless they are among what is kept."""
+    names = sorted(alive)
+    guest.ask("alone " + " ".join(names))
+    # v6.1 waits for ever, at full speed, where nearly all of a node's pages are isolated at once: too_many_isolated().
+    guest.ask(f"fragment {BALLAST_MIB}")
+    if not any("hugetlb" in name for name in names):
+        for node in (0, 1):
+            guest.ask(f"write 5 /sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages 0")
+
+
+def _add_spare_memory(guest: Rewound) -> None:
+    """
+    Give the node memory that is not virtio-mem's.
+
+    While it gives back all that its node has, what has to stay on the node (huge pages) soon has nowhere to go. That is
+    not what is asked here.
+    """
+    qmp = guest.guest.qmp
+    qmp("object-add", **{"qom-type": "memory-backend-ram", "id": "spare", "size": SPARE_MIB << 20})
+    qmp("device_add", driver="pc-dimm", id="dimm", memdev="spare", node=1)
+    deadline = time.monotonic() + CALL_SECONDS * 5
+    while not any(dimm["data"]["id"] == "dimm" for dimm in qmp("query-memory-devices")):
+        assert time.monotonic() < deadline
+    block = next(dimm["data"]["addr"] for dimm in qmp("query-memory-devices") if dimm["data"]["id"] == "dimm") >> 27
+    # The kernel onlines it by itself; after that, it will not hear of it.
+    while guest.ask(f"write 5 /sys/devices/system/memory/memory{block}/state online") != [["W", str(errno.EINVAL)]]:
+        assert time.monotonic() < deadline, "the memory that was added did not come online"
+        time.sleep(0.05)
+
+
+def _settled(guest: Rewound) -> int:
+    """Wait until the driver has given up, and return how much is still plugged."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    idle, size = 0, -1
+    # Its next try would be after 50 s. Where it is stuck at full speed, it never rests.
+    while idle < 2 and time.monotonic() < deadline:
+        [[_, busy]] = guest.ask("busy")
+        now = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
+        if now == 0:
+            return 0
+        idle = idle + 1 if now == size and int(busy) < BUSY_HUNDREDTHS else 0
+        size = now
+    return size
+
+
+def _stuck(qmp: object, size: int) -> bool:
+    """Return whether the driver sleeps: then it does not give us the memory that it could give now either."""
+    assert callable(qmp)
+    whole = int(qmp("qom-get", path=DEVICE, property="requested-size"))
+    assert whole == 0
+    qmp("qom-set", path=DEVICE, property="requested-size", value=(size + (128 << 20)) & -(128 << 20))
+    deadline = time.monotonic() + STUCK_SECONDS
+    while time.monotonic() < deadline:
+        if int(qmp("qom-get", path=DEVICE, property="size")) != size:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def split(dump: Dump, folios: list[Folio]) -> Answers:
+    """Write 1 to debugfs' split_huge_pages: all huge pages of the machine."""
+    large = [folio for folio in folios if folio.order]
+    if not large:
+        return {}
+    with Rewound(dump) as guest:
+        [[_, word]] = guest.ask("write 60 /sys/kernel/debug/split_huge_pages 1")
+        if word != "0":
+            raise AssertionError(f"split_huge_pages: {word}")
+        lines = guest.ask("pages")
+    flags = {int(slot): int(word, 0) for _, slot, _, word, _ in lines}
+    return {folio.pfn: _split(folio, flags) for folio in large}
+
+
+def _split(folio: Folio, flags: dict[int, int]) -> Told:
+    whole = any(flags[mark.slot] & COMPOUND for mark in folio.marks)
+    return Told(Answer.NOT_SPLIT if whole else Answer.SPLIT)
+
+
+def compact(dump: Dump, folios: list[Folio]) -> Answers:
+    """
+    Write 1 to /proc/sys/vm/compact_memory: all zones, by compaction that waits.
+
+    It moves what it finds room for and gives up for many reasons, so that only moving says something of a folio.
+    """
+    inside = [folio for folio in folios if folio.pfn in dump.hotplug_pfns]
+    with Rewound(dump) as guest:
+        guest.ask(f"fragment {FRAGMENTED_MIB}")
+        [[_, word]] = guest.ask(f"write {CALL_SECONDS * 3} /proc/sys/vm/compact_memory 1")
+        used = _used(guest, dump.hotplug_pfns)
+    return {
+        folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else Answer.NOT_REACHED, word) for folio in inside
+    }
+
+
+def soft_offline(dump: Dump, folios: list[Folio]) -> Answers:
+    """Write the physical address to soft_offline_page, where the kernel has it: one folio of one page after another."""
+    path = "/sys/devices/system/memory/soft_offline_page"
+    result: Answers = {}
+    with Rewound(dump) as guest:
+        for folio in folios:
+            [[_, word]] = guest.ask(f"write {CALL_SECONDS} {path} {folio.pfn * PAGE_SIZE:#x}")
+            if word == "running":
+                [[_, word]] = guest.ask("kill")
+                result[folio.pfn] = Told(Answer(word))
+            else:
+                result[folio.pfn] = Told(Answer.MOVED if word == "0" else Answer.REFUSED, f"errno {word}")
+    return result
