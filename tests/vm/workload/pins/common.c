@@ -21,11 +21,9 @@ const char *place_of(void *page)
 
 void expect_settled(uint64_t pfn, uint64_t set, uint64_t clear, const char *what)
 {
-	char why[sizeof(table->why)];
+	check(pfn != 0, what);
 	drain();
-	uint64_t flags = kpageflags(pfn);
-	snprintf(why, sizeof(why), "%s: pfn %#lx has flags %#lx", what, pfn, flags);
-	check(pfn && (flags & set) == set && !(flags & clear), why);
+	expect(pfn, set, clear, what);
 }
 
 int file_of(const char *directory, int pages)

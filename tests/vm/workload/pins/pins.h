@@ -3,18 +3,13 @@
 #ifndef PINS_H
 #define PINS_H
 
-#include "../lab.h"
-
-#define KPF_ANON (1ULL << 12)
-#define KPF_SWAPBACKED (1ULL << 14)
-#define KPF_UNEVICTABLE (1ULL << 18)
-#define KPF_KSM (1ULL << 21)
+#include "../expect.h"
 
 // Memory of this process comes from here on from node 0, whose zones hold all kinds of pages.
 void use_normal_zone(void);
 // For a note: where a page is now. Who pins for long has it moved out of ZONE_MOVABLE first, by newer kernels.
 const char *place_of(void *page);
-// Fails unless the page has all flags of the one set and none of the other, once no batch of any CPU has it any more.
+// As expect(), once no batch of any CPU has the page any more.
 void expect_settled(uint64_t pfn, uint64_t set, uint64_t clear, const char *what);
 // A file of so many pages, written, open, and in the page cache only as far as the file system says.
 int file_of(const char *directory, int pages);
