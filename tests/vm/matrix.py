@@ -41,13 +41,18 @@ NO_MTHP = frozenset(
 # Up to 6.15, FUSE writes copies of pages; since then, the pages themselves.
 FUSE_COPIES = frozenset({"fuse_writeback"})
 FUSE_ITSELF = frozenset({"fuse_copied"})
+# Where broken memory is not handled.
+NO_POISON = frozenset(
+    {f"poison_{what}" for what in ("base", "forked", "left", "thp", "thp_held", "held", "hugetlb", "hugetlb_file")}
+    | {"poison_clean", "poison_dirty", "poison_tmpfs", "soft_offline", "soft_offline_thp", "soft_offline_hugetlb"}
+)
 
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | FUSE_COPIES | {"secretmem", "udmabuf"}),
+    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | NO_POISON | FUSE_COPIES | {"secretmem", "udmabuf"}),
     Kernel(
         "6.1",
         ("bookworm", "bookworm-updates", "bookworm-security"),
-        lacks=NO_MTHP | FUSE_COPIES | {"hugetlb_fixed", "udmabuf"},
+        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | {"hugetlb_fixed", "udmabuf"},
     ),
     Kernel("6.12", ("trixie",), lacks=FUSE_COPIES),
     Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),

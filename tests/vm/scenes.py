@@ -69,5 +69,7 @@ NORMAL = Scene("normal", memory_mib=1024, arguments=("memhp_default_state=online
 # What is moved off the full node has to fit into boot memory.
 EXHAUSTED = Scene("exhausted", memory_mib=1024)
 
-SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED)
+POISON = Scene("poison")
+
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON)
 """Those that the truth run asks the kernel about."""
