@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 from typing import Any
 
 import drgn
@@ -15,7 +16,9 @@ import drgn_thp.plugin
 from drgn_thp.cli import COMMANDS, main
 from drgn_thp.commands import SUMMARIES, module_of
 from drgn_thp.errors import BadArgument
+from drgn_thp.gates import reasons_of
 from tests.fixture import ALL, Fixture, Mark
+from tests.test_docs import documented, is_of
 
 BLOCKS = "32-35"
 
@@ -171,6 +174,28 @@ def test_refused_lists_what_the_guest_holds(fixture: Fixture) -> None:
     """And names every folio once."""
     records = prompt(fixture, f"refused contig {BLOCKS}")
     assert [record["pfn"] for record in records] == sorted(fixture.held())
+
+
+@pytest.mark.parametrize("word", ["thp", "swapcache", "ksm"])
+def test_records_are_as_documented(fixture: Fixture, word: str) -> None:
+    """Every field is on the page, and of the type it says."""
+    fields = {**documented("folio"), **documented(word)}
+    del fields["asked"]
+    records = prompt(fixture, f"{word} {BLOCKS}")
+    assert records
+    for record in records:
+        assert set(record) == set(fields)
+        assert all(is_of(value, fields[name]) for name, value in record.items())
+
+
+def test_reasons_are_as_documented(capsys: Capture) -> None:
+    """As a program gets them."""
+    assert main(["reasons", "--format", "ndjson"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {record["reason"] for record in records} == set(reasons_of())
+    for record in records:
+        assert set(record) == set(documented("reason"))
+        assert all(is_of(value, documented("reason")[name]) for name, value in record.items())
 
 
 def test_virtio_mem_shows_what_keeps_each_sub_block(fixture: Fixture) -> None:

@@ -15,6 +15,7 @@ from drgn.helpers.linux.mm import page_to_pfn, pfn_to_page
 
 import drgn_thp
 from drgn_thp import examples
+from tests.tree import ROOT
 
 MODULES = ("examples", "finding", "helpers", "predicates")
 
@@ -61,3 +62,17 @@ def test_none_takes_a_name_of_drgn() -> None:
     """``from drgn_thp import *`` must not change what a session has."""
     for module in ("drgn.helpers.linux", "drgn.helpers.common"):
         assert not set(drgn_thp.__all__) & set(importlib.import_module(module).__all__)
+
+
+def test_each_is_said_to_be_offered_to_drgn_or_not() -> None:
+    """Predicates of a flag are offered together."""
+    page = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
+    missing = [name for name in drgn_thp.__all__ if f"`{name}()`" not in page and not name.startswith("folio_test_")]
+    assert missing == ["PageAnon", "PageKsm", "PageSwapCache"]  # other names of predicates that are there
+
+
+def test_the_reference_has_every_helper() -> None:
+    """Its modules are taken whole."""
+    page = (ROOT / "docs" / "api" / "helpers.rst").read_text(encoding="utf-8")
+    for name in drgn_thp.__all__:
+        assert f".. automodule:: {getattr(drgn_thp, name).__module__}\n   :members:\n" in page
