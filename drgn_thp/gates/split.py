@@ -22,6 +22,10 @@ def _large(predicate: Callable[[Folios], Column]) -> Callable[[Folios], Column]:
     return refuses
 
 
+def _kernel_memory(f: Folios) -> Column:
+    return (f.order > 0) & ~is_user(f) & ~PageHuge(f) & (f.refcount > 0)
+
+
 def _without_mapping(f: Folios) -> Column:
     """A file folio that was truncated, or a shmem folio in the swap cache."""
     return ~PageAnon(f) & ~page_cache(f)
@@ -46,6 +50,7 @@ PATH = Path(
         Gate(reasons.BROKEN, FUNCTION, lambda f: f.broken, Duration.PERMANENT),
         Gate(reasons.HUGETLB_SKIPPED, "split_huge_pages_all(): passed over", PageHuge, Duration.PERMANENT),
         Gate(reasons.ZERO_PAGE, f"{FUNCTION}: -EBUSY", lambda f: f.huge_zero, Duration.PERMANENT),
+        Gate(reasons.KERNEL_PAGE, "split_huge_pages_all(): passed over", _kernel_memory, Duration.PERMANENT),
         Gate(reasons.MIN_ORDER, f"{FUNCTION}: -EINVAL", _large(_min_order), Duration.PERMANENT),
         Gate(reasons.WRITEBACK, f"{FUNCTION}: -EBUSY", _large(lambda f: f.writeback), Duration.TRANSIENT),
         Gate(reasons.UNMAPPED_ANON, "folio_get_anon_vma(): -EBUSY", _large(_unmapped_anon), Duration.TRANSIENT),

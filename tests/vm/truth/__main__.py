@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Ask every kernel about every scene, and write docs/accuracy.md.
+
+    python -m tests.vm.truth [--kernel K] [--scene S] [--instants N] [--rows FILE] [--no-write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.vm.dumps import ensure_dump
+from tests.vm.matrix import KERNELS, kernel
+from tests.vm.scenes import SCENES
+
+from .accuracy import page, summary
+from .judge import Outcome
+from .run import Result, ask
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+# Guests at a time: each has two CPUs, of which it mostly uses one.
+WORKERS = 2
+
+
+def one(task: tuple[str, str]) -> Result:
+    """Ask one kernel about one scene."""
+    name, scene = task
+    start = time.monotonic()
+    result = ask(ensure_dump(kernel(name), scene=next(s for s in SCENES if s.name == scene)))
+    counts = Counter(row.outcome.value for row in result.rows)
+    print(f"{name} {scene}: {time.monotonic() - start:.0f} s, {dict(counts)}", file=sys.stderr, flush=True)
+    return result
+
+
+def _rows(results: list[Result]) -> list[dict[str, Any]]:
+    return [
+        {
+            "kernel": result.kernel,
+            "scene": result.scene,
+            "scenarios": row.folio.scenarios,
+            "path": row.path,
+            "outcome": row.outcome.value,
+            "answer": row.told.answer.value,
+            "told": row.told.word,
+            "confirmed": row.confirmed,
+            "said": row.said,
+        }
+        for result in results
+        for row in result.rows
+    ]
+
+
+def main() -> int:
+    """Return 1 if the kernel disagrees anywhere."""
+    parser = argparse.ArgumentParser(prog="python -m tests.vm.truth", description=__doc__)
+    parser.add_argument("--kernel", action="append", choices=[entry.name for entry in KERNELS])
+    parser.add_argument("--scene", action="append", choices=[scene.name for scene in SCENES])
+    parser.add_argument("--rows", type=Path, help="write every single row here, as JSON")
+    parser.add_argument("--no-write", action="store_true", help="do not touch docs/")
+    options = parser.parse_args()
+    start = time.monotonic()
+    scenes = options.scene or [scene.name for scene in SCENES]
+    tasks = [(name, scene) for scene in scenes for name in options.kernel or [entry.name for entry in KERNELS]]
+    with ProcessPoolExecutor(WORKERS) as pool:
+        results = list(pool.map(one, tasks))
+    load: list[dict[str, Any]] = []
+    totals = summary(results, load, time.monotonic() - start)
+    lines = list(page(results, load, totals))
+    if options.rows:
+        options.rows.write_text(json.dumps(_rows(results), indent=1) + "\n")
+    if options.no_write:
+        print("\n".join(lines))
+    else:
+        (DOCS / "accuracy.md").write_text("\n".join(lines) + "\n")
+        (DOCS / "accuracy.json").write_text(json.dumps(totals, indent=1, sort_keys=True) + "\n")
+    wrong = [row for result in results for row in result.rows if row.outcome is Outcome.DISAGREES]
+    wrong_blocks = [block for result in results for block in result.blocks if not block.agrees]
+    print(f"{len(wrong)} folios and {len(wrong_blocks)} blocks disagree", file=sys.stderr)
+    return 1 if wrong or wrong_blocks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""docs/accuracy.md and docs/accuracy.json: what was asked of which kernel, and what it answered."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from .answers import Answer
+from .judge import Outcome, Row
+from .run import Result
+
+INTRODUCTION = """# Accuracy
+
+What drgn_thp says of a dump, held against what the kernel does when it is asked. Written by `python -m tests.vm.truth`;
+what the tables are made of is in `accuracy.json`, and all single rows in what `--rows FILE` writes.
+
+A guest of each kernel is put into the states of a *scene* (`tests/vm/workload`), dumped, and its state saved. Every
+question goes to the guest at the very moment of the dump, so that one cannot spoil the next and the page frames are
+those of the dump. The answer is whether these frames were vacated, not what is printed: by move_pages(2) of every folio
+that a process maps (`mbind`, `mbind-move-all`), offlining of every memory block of the hot-plugged node (`offline`),
+virtio-mem's unplug with one company of scenarios alive at a time (`contig`), split_huge_pages of debugfs (`split`) and
+compact_memory (`compaction-sync`, where only what has moved is an answer: it gives up for reasons of its own).
+
+* **agrees**: the kernel did what was said. *Confirmed* are those where it also told an errno or the step at which it
+  failed, and that is the one of the reason given.
+* **doubt**: the verdict itself says that it may be otherwise by then: transient, or unknown.
+* **no answer**: the kernel gave up because of another folio before it came to this one.
+* **disagrees**: listed below, each with its ledger. There is no list of exceptions.
+* **varies**: the kernel did two things when it was asked twice.
+"""
+
+LETTERS = {
+    Answer.MOVED: "m",
+    Answer.RECLAIMED: "c",
+    Answer.SPLIT: "s",
+    Answer.REFUSED: "R",
+    Answer.NOT_ISOLATED: "I",
+    Answer.NOT_SPLIT: "N",
+    Answer.ENDLESS: "E",
+    Answer.BLOCKED: "B",
+    Answer.NOT_REACHED: "-",
+}
+SHOWN = ("mbind", "mbind-move-all", "contig", "offline", "split")
+
+
+def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Return what docs/accuracy.json holds."""
+    kernels = {result.kernel: result.release for result in results}
+    paths: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    reasons: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for result in results:
+        for one in result.rows:
+            counts = paths[one.path][result.kernel]
+            counts[one.outcome.value] += 1
+            counts["confirmed"] += one.confirmed
+            if one.said["reason"]:
+                seen = reasons[one.said["reason"]][result.kernel]
+                seen["observed"] += 1
+                seen["refused"] += one.outcome is Outcome.AGREES
+                seen["confirmed"] += one.confirmed
+    return {
+        "kernels": kernels,
+        "seconds": round(seconds),
+        "paths": {path: {kernel: dict(counts) for kernel, counts in each.items()} for path, each in paths.items()},
+        "reasons": {name: {kernel: dict(counts) for kernel, counts in each.items()} for name, each in reasons.items()},
+        "blocks": {
+            "agree": sum(block.agrees for result in results for block in result.blocks),
+            "disagree": sum(not block.agrees for result in results for block in result.blocks),
+        },
+        "load": load,
+    }
+
+
+def page(results: list[Result], load: list[dict[str, Any]], totals: dict[str, Any]) -> Iterator[str]:
+    """Yield docs/accuracy.md, line by line."""
+    yield from INTRODUCTION.splitlines()
+    yield ""
+    yield f"The run took {totals['seconds'] // 60} min {totals['seconds'] % 60} s. Kernels: " + ", ".join(
+        f"{name} ({release})" for name, release in totals["kernels"].items()
+    )
+    yield ""
+    yield from _paths(totals)
+    yield from _disagreements(results)
+    yield from _doubts(results)
+    yield from _blocks(results)
+    yield from _load(load)
+    yield from _scenarios(results)
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    columns = list(header)
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "---|" * len(columns)
+    for cells in rows:
+        yield "| " + " | ".join(str(cell) for cell in cells) + " |"
+    yield ""
+
+
+def _paths(totals: dict[str, Any]) -> Iterator[str]:
+    yield "## Folios"
+    yield ""
+    names = ["agrees", "confirmed", "doubt", "no answer", "varies", "disagrees"]
+    rows = [
+        [path, kernel, *(totals["paths"][path].get(kernel, {}).get(name, 0) for name in names)]
+        for path in sorted(totals["paths"])
+        for kernel in totals["kernels"]
+    ]
+    yield from _table(["path", "kernel", *names], rows)
+
+
+def _ledger(one: Row) -> str:
+    said = one.said
+    return (
+        f"refcount {said['refcount']}, mapcount {said['total_mapcount']}, expected {said['expected']},"
+        f" extra {said['extra']}, pins {said['pins']}, batches {said['batches']}, {' '.join(said['flags'])}"
+    )
+
+
+def _disagreements(results: list[Result]) -> Iterator[str]:
+    yield "## Disagreements"
+    yield ""
+    rows = [
+        [
+            result.kernel,
+            one.path,
+            "/".join(one.folio.scenarios),
+            f"{one.folio.pfn:#x} order {one.folio.order}",
+            one.said["type"],
+            f"{one.said['verdict']} {one.said['reason'] or ''} {one.said['duration'] or ''}",
+            f"{one.told.answer.value} {one.told.word} ({one.outcome.value})",
+            _ledger(one),
+        ]
+        for result in results
+        for one in result.rows
+        if one.outcome in (Outcome.DISAGREES, Outcome.VARIES)
+    ]
+    if not rows:
+        yield "None."
+        yield ""
+        return
+    yield from _table(["kernel", "path", "scenario", "folio", "type", "said", "kernel's answer", "ledger"], rows)
+
+
+def _doubts(results: list[Result]) -> Iterator[str]:
+    yield "## Doubts"
+    yield ""
+    yield "Refused at the moment of the dump, by something that ends by itself, and gone when the kernel was asked."
+    yield ""
+    counts = Counter(
+        (one.said["reason"] or one.said["verdict"], one.path, result.kernel)
+        for result in results
+        for one in result.rows
+        if one.outcome is Outcome.DOUBT
+    )
+    yield from _table(
+        ["reason", "path", "kernel", "folios"], ([*key, number] for key, number in sorted(counts.items()))
+    )
+
+
+def _blocks(results: list[Result]) -> Iterator[str]:
+    yield "## Memory blocks"
+    yield ""
+    yield "What was said of offlining each block of the hot-plugged node, and what became of it."
+    yield ""
+    counts = Counter(
+        (result.kernel, block.said, block.answer, "agrees" if block.agrees else "**disagrees**")
+        for result in results
+        for block in result.blocks
+    )
+    yield from _table(["kernel", "said", "became", "", "blocks"], ([*key, n] for key, n in sorted(counts.items())))
+
+
+def _load(load: list[dict[str, Any]]) -> Iterator[str]:
+    if not load:
+        return
+    yield "## Random load"
+    yield ""
+    yield "Every LRU folio of the hot-plugged node at random instants of a guest under load, and every block offlined."
+    yield ""
+    names = [name for name, value in load[0].items() if isinstance(value, (int, str))]
+    yield from _table(names, ([one[name] for name in names] for one in load))
+
+
+def _scenarios(results: list[Result]) -> Iterator[str]:
+    yield "## Scenarios"
+    yield ""
+    yield f"One letter a path ({', '.join(SHOWN)}): what the kernel did with the folios of the scenario."
+    yield ", ".join(f"`{letter}` {answer.value}" for answer, letter in LETTERS.items()) + "; `.` not asked,"
+    yield "`+` some this and some that, as was said of each. A `!` behind it: not what was said."
+    yield ""
+    kernels = sorted({result.kernel for result in results}, key=lambda name: [int(part) for part in name.split(".")])
+    cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for result in results:
+        by_scenario: dict[str, list[Row]] = defaultdict(list)
+        for one in result.rows:
+            for name in one.folio.scenarios:
+                by_scenario[name].append(one)
+        for name, rows in by_scenario.items():
+            cells[result.scene, name][result.kernel] = "".join(_letter(rows, path) for path in SHOWN)
+    yield from _table(
+        ["scene", "scenario", *kernels],
+        ([*key, *(f"`{cells[key].get(kernel, '')}`" for kernel in kernels)] for key in sorted(cells)),
+    )
+
+
+def _letter(rows: list[Row], path: str) -> str:
+    mine = [one for one in rows if one.path == path]
+    letters = {LETTERS[one.told.answer] for one in mine}
+    if len(letters) > 1:
+        letters.discard("-")
+    letter = "." if not letters else letters.pop() if len(letters) == 1 else "+"
+    return letter + "!" * any(one.outcome is Outcome.DISAGREES for one in mine)
