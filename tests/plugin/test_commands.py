@@ -225,6 +225,16 @@ def test_what_cannot_be_read_is_counted(fixture: Fixture, capsys: Capture, monke
     assert [record["pfn"] for record in rest] == [record["pfn"] for record in whole if record["pfn"] not in lost]
 
 
+def test_an_answer_does_not_depend_on_the_questions_before(opened: Fixture, capsys: Capture) -> None:
+    """What could not be read of other memory is not missing here."""
+    prompt(opened, "memblocks 33")
+    first = capsys.readouterr().out
+    opened.context.doubts.unreadable_pageblocks.add(0)
+    prompt(opened, "memblocks 33")
+    assert capsys.readouterr().out == first
+    assert "INCOMPLETE" not in first
+
+
 def test_a_block_that_is_not_there(fixture: Fixture) -> None:
     """As an exception of drgn's, which the prompt makes a line of."""
     with pytest.raises(CommandError, match="no such memory block: 4000"):
