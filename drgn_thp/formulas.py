@@ -272,7 +272,7 @@ def folio_maybe_mapped_shared(f: Folios) -> Column:
 
     6af8cb80d3a9 (in v6.15) tracks the processes of large folios; ebb34f78d72c ("mm: convert folio_estimated_sharers()
     to folio_likely_mapped_shared()") (in v6.9) guesses from the first page; before, it is the map count of the page
-    asked for, here the head.
+    asked for, here the head or, if that is not mapped, the one that is mapped most.
     """
     mapcount = folio_mapcount(f)
     small = (f.order == 0) | PageHuge(f)
@@ -282,9 +282,11 @@ def folio_maybe_mapped_shared(f: Folios) -> Column:
         guess = (f.entire_mapcount > 0) | (mapcount > nr_pages(f)) | (subpage_mapcount_of_head(f) > 1)
         large = (mapcount > 1) & guess
     else:
-        large = page_mapcount(f) > 1
-        small_mapcount = page_mapcount(f)
-        return numpy.where(small, small_mapcount > 1, large)
+        # Where the head is not mapped, any other page may be asked for. If there are as many mappings as pages, at
+        # least one of the rest has two.
+        of_head = page_mapcount(f)
+        large = (of_head > 1) | ((of_head == 0) & (mapcount >= nr_pages(f)))
+        return numpy.where(small, of_head > 1, large)
     return numpy.where(small, mapcount > 1, large)
 
 

@@ -76,6 +76,7 @@ def _gates(mode: Mode) -> tuple[Gate, ...]:
         Gate(reasons.COMPOUND_ORDER, FUNCTION, _large_compound, permanent, _large_refused),
         Gate(reasons.RESERVED, FUNCTION, lambda f: f.reserved, permanent),
         Gate(reasons.PAGE_OFFLINE, FUNCTION, states.page_offline, permanent),
+        Gate(reasons.HWPOISON, FUNCTION, states.poisoned, permanent),
         *unmovable_kinds(FUNCTION, permanent),
         Gate(reasons.LRU_BATCH, FUNCTION, states.in_lru_add_batch, transient),
         *racy_pin_check(),

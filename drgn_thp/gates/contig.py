@@ -38,10 +38,6 @@ def _inaccessible(f: Folios) -> Column:
     return f.inaccessible & f.unevictable & f.lru
 
 
-def _poisoned_off_lru(f: Folios) -> Column:
-    return f.hwpoison & ~f.lru & (f.refcount > 0)
-
-
 PATH = Path(
     "contig",
     "alloc_contig_range(): CMA allocations, virtio-mem unplug, gigantic huge pages",
@@ -76,6 +72,6 @@ PATH = Path(
         *migrate_gates(Mode.SYNC, Duration.PERMANENT),
         Gate(reasons.HUGETLB_UNSUPPORTED, "unmap_and_move_hugetlb_folio()", _unsupported, Duration.PERMANENT),
         Gate(reasons.PAGE_OFFLINE, FINAL, states.page_offline, Duration.PERMANENT),
-        Gate(reasons.HWPOISON, FINAL, _poisoned_off_lru, Duration.PERMANENT),
+        Gate(reasons.HWPOISON, FINAL, states.poisoned, Duration.PERMANENT),
     ),
 )

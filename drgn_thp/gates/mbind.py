@@ -38,6 +38,7 @@ def _gates(move_all: bool) -> tuple[Gate, ...]:
         Gate(reasons.HUGETLB_UNSUPPORTED, "vma_migratable(): -EFAULT", _unsupported, permanent),
         *(() if move_all else (shared,)),
         Gate(reasons.HUGETLB_BUSY, "folio_isolate_hugetlb(): -EBUSY", states.hugetlb_busy, transient),
+        Gate(reasons.HWPOISON, isolate, states.poisoned, permanent),
         Gate(reasons.ISOLATED, isolate, states.isolated, transient),
         Gate(reasons.NOT_ON_LRU, isolate, states.not_on_lru, permanent),
         Gate(reasons.KERNEL_PAGE, isolate, _mapped_kernel_page, permanent),

@@ -94,6 +94,9 @@ def migrate_gates(mode: Mode, lasting: Duration) -> tuple[Gate, ...]:
     transient = Duration.TRANSIENT
     unmap = "migrate_folio_unmap()"
     again, busy = "-EAGAIN", "-EBUSY"
+    written_out = (
+        Gate(reasons.NO_MIGRATE_OP_DIRTY, f"fallback_migrate_folio(): {busy}", _dirty_writable, transient, _writes_out),
+    )
     return (
         Gate(reasons.LOCKED, f"{unmap}: {again if asynchronous else 'folio_lock() sleeps'}", _locked, waits),
         Gate(
@@ -112,13 +115,8 @@ def migrate_gates(mode: Mode, lasting: Duration) -> tuple[Gate, ...]:
             lasting,
             _writes_out,
         ),
-        Gate(
-            reasons.NO_MIGRATE_OP_DIRTY,
-            f"fallback_migrate_folio(): {busy}" if asynchronous else f"writeout() has started, {again}",
-            _dirty_writable,
-            transient,
-            _writes_out,
-        ),
+        # Who waits has them written out by writeout(), and moves them at the next of its ten passes.
+        *(written_out if asynchronous else ()),
         Gate(
             reasons.NO_MIGRATE_OP_DIRTY,
             f"fallback_migrate_folio(): {busy}",

@@ -53,9 +53,16 @@ def zero_page(f: Folios) -> Column:
 
 
 @formula
+def poisoned(f: Folios) -> Column:
+    """Taken off the LRU by memory_failure(), which keeps a reference: nobody will ever put it back."""
+    return f.hwpoison & ~f.lru & (f.refcount > 0) & ~PageHuge(f)
+
+
+@formula
 def kernel_page(f: Folios) -> Column:
     """In use, but on no LRU list, of no process and no file, and without a type that says more."""
     plain = (f.type == PageType.NONE) & (f.refcount > 0) & ~is_user(f) & ~f.reserved & ~zero_page(f) & (f.batches == 0)
+    plain &= ~poisoned(f)
     other = (f.type == PageType.OTHER) | (f.type == PageType.KMEMCG) | (f.type == PageType.ZSMALLOC)
     return (plain | other) & ~page_has_movable_ops(f)
 
@@ -63,7 +70,7 @@ def kernel_page(f: Folios) -> Column:
 @formula
 def off_lru(f: Folios) -> Column:
     """Of a process or file, in use, but on no LRU list and in no batch."""
-    return lru_or_user(f) & ~f.lru & (f.refcount > 0) & (f.batches == 0)
+    return lru_or_user(f) & ~f.lru & (f.refcount > 0) & (f.batches == 0) & ~poisoned(f)
 
 
 @formula
@@ -99,9 +106,9 @@ def surplus(f: Folios) -> Column:
     References that stand in the way of migration: those that nobody explains, less what a migrate operation allows.
 
     An aio ring holds one reference to its pages, which aio_migrate_folio() knows; an isolated folio has one of whoever
-    isolated it, and is refused for that already.
+    isolated it, and is refused for that already, as is one that is poisoned.
     """
-    return extra_references(f) - (f.migrate_op == MigrateOp.AIO) - is_isolated(f)
+    return (extra_references(f) - (f.migrate_op == MigrateOp.AIO) - is_isolated(f)) * ~poisoned(f)
 
 
 @formula

@@ -26,6 +26,8 @@ from .scenes import LAB, Scene
 PAGE_SIZE = 4096
 # What the arrays of kpageflags and kpagecount hold for frames that are no RAM.
 UNREAD = 0xFFFFFFFFFFFFFFFF
+# Now and then the emulator executes code that the kernel has just patched, with several CPUs, as it was half-way.
+EMULATOR_FAULT = "Oops: int3"
 # Part of the key of the cache: change it when the meaning of what is stored changes.
 HARNESS_VERSION = 3
 # Second half of what the workload writes into pages that are found by content; see lab/scenarios_held.c.
@@ -188,13 +190,24 @@ def boot_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[
 def _make(files: kernels.Files, dump: Dump) -> None:
     image = initramfs.build(files, workload.build(dump.scene.name), dump.scene)
     dump.initramfs.write_bytes(image)
+    try:
+        core, serial = _boot(files, dump)
+    except GuestError as error:
+        if EMULATOR_FAULT not in str(error):
+            raise
+        print(f"{files.name}: {EMULATOR_FAULT} while booting; once more", file=sys.stderr, flush=True)
+        core, serial = _boot(files, dump)
+    _store(core, serial, dump.directory)
+
+
+def _boot(files: kernels.Files, dump: Dump) -> tuple[ElfCore, str]:
     with start(dump) as guest:
         for command, arguments in dump.scene.before_ready:
             guest.wait_for(f"ASK {command}")
             guest.qmp(command, **arguments)
         core, serial = boot_and_dump(files, guest, dump.directory)
         guest.save(dump.state)
-    _store(core, serial, dump.directory)
+    return core, serial
 
 
 def start(dump: Dump, state: Path | None = None) -> Guest:

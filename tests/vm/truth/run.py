@@ -29,8 +29,8 @@ class BlockRow:
 
     @property
     def agrees(self) -> bool:
-        """Whether they are the same."""
-        return self.said == self.answer
+        """Whether they are the same: by now, or later, is for the kernel to choose."""
+        return self.said == self.answer or (self.said == "later" and self.answer == "yes")
 
 
 @dataclass
@@ -149,8 +149,11 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
         unanswered = [folio for folio in mine if reached[folio.pfn].answer is Answer.NOT_REACHED]
         if unanswered:
             names = frozenset(name for folio in unanswered for name in folio.scenarios)
-            _, again = questions.offline(dump, unanswered, block, names)
-            result.update(again)
+            company = _among(mine, names)
+            _, again = questions.offline(dump, company, block, names)
+            if again:  # or it gave up at once, this time
+                again = _reached("offline", company, again, lambda folio: 0)
+                result.update((folio.pfn, again[folio.pfn]) for folio in unanswered)
     return result, blocks
 
 
