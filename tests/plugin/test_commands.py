@@ -25,15 +25,6 @@ BLOCKS = "32-35"
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module", params=ALL, ids=lambda fixture: fixture.kernel)
-def fixture(request: pytest.FixtureRequest) -> Fixture:
-    """Each kernel, opened once."""
-    assert isinstance(request.param, Fixture)
-    if request.param.version >= (7, 0) and drgn.__version__.startswith("0.0."):
-        pytest.skip("drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way")
-    return request.param
-
-
 def prompt(fixture: Fixture, line: str) -> list[dict[str, Any]]:
     """Run a command as the prompt does, and return its value."""
     assert drgn_thp.plugin
