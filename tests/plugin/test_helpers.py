@@ -14,7 +14,7 @@ import drgn_thp
 from drgn_thp.commands.memblocks import scan
 from drgn_thp.errors import BadArgument
 from drgn_thp.session import Session
-from tests.fixture import ALL, Fixture
+from tests.fixture import Fixture
 
 BLOCK = 32
 KPF = {
@@ -25,15 +25,6 @@ KPF = {
     "folio_test_anon": 12,
 }
 KPF_BUDDY, KPF_TAIL = 10, 16
-
-
-@pytest.fixture(scope="module", params=ALL, ids=lambda fixture: fixture.kernel)
-def fixture(request: pytest.FixtureRequest) -> Fixture:
-    """Each kernel, opened once."""
-    assert isinstance(request.param, Fixture)
-    if request.param.version >= (7, 0) and drgn.__version__.startswith("0.0."):
-        pytest.skip("drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way")
-    return request.param
 
 
 def helper(name: str) -> Callable[..., Any]:
