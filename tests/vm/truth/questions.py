@@ -21,8 +21,9 @@ from .said import Folio
 Answers = dict[int, Told]
 
 MOVE, MOVE_ALL = 2, 4
-# Seconds after which a call is taken not to return: many times what any takes that does.
-CALL_SECONDS, OFFLINE_SECONDS = 4, 5
+# Seconds after which a call is taken not to return: many times what any takes that does. Offlining is asked for as long
+# as it still gets on.
+CALL_SECONDS, OFFLINE_SECONDS = 4, 2
 SETTLE_SECONDS, STUCK_SECONDS = 20, 3
 # Of half a second and two CPUs. A driver at work takes one of them all.
 BUSY_HUNDREDTHS = 20
@@ -98,6 +99,12 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
         [[_, word]] = guest.ask(f"write {OFFLINE_SECONDS} {path} offline")
         if word == "running":
             used = _used(guest, frames)
+            [[_, word]] = guest.ask(f"wait {OFFLINE_SECONDS}")
+            while word == "running" and len(now := _used(guest, frames)) < len(used):
+                used = now
+                [[_, word]] = guest.ask(f"wait {OFFLINE_SECONDS}")
+        if word == "running":
+            used = _used(guest, frames)
             [[_, word]] = guest.ask("kill")
             left = Told(Answer(word), word)
             word = {"blocked": "blocks"}.get(word, word)
@@ -106,7 +113,7 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
             word = "yes"
         else:
             # It gave up before it looked at any folio.
-            return f"errno {word}", {}
+            return f"no -{errno.errorcode[int(word)]}", {}
         log = guest.guest.serial()
     stages = _stages(log)
     result: Answers = {}
@@ -188,6 +195,8 @@ def _settled(guest: Rewound) -> int:
         now = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
         if now == 0:
             return 0
+        if now != size:
+            deadline = time.monotonic() + SETTLE_SECONDS
         idle = idle + 1 if now == size and int(busy) < BUSY_HUNDREDTHS else 0
         size = now
     return size

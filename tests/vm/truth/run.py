@@ -12,7 +12,7 @@ from . import questions, said
 from .answers import VACATED, Answer, Told
 from .judge import Row, row
 from .questions import Answers
-from .said import Folio, Said
+from .said import Folio, Record, Said
 
 # What virtio-mem asks for at a time, at the most (5.10: MAX_ORDER - 1).
 SUB_BLOCK_PAGES = 1024
@@ -30,7 +30,7 @@ class BlockRow:
     @property
     def agrees(self) -> bool:
         """Whether they are the same: by now, or later, is for the kernel to choose."""
-        return self.said == self.answer or (self.said == "later" and self.answer == "yes")
+        return self.said == self.answer or (self.said.startswith("later") and self.answer in ("yes", "no -EBUSY"))
 
 
 @dataclass
@@ -132,10 +132,16 @@ def _reached(path: str, folios: list[Folio], answers: Answers, place: Callable[[
     return result
 
 
+def _verdict(said: Record) -> str:
+    """Return the verdict on a block, with the errno where it is no."""
+    answer = (said["answer"] or "").partition(":")[0]
+    return f"no {answer}" if said["verdict"] == "no" else str(said["verdict"])
+
+
 def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
     """Offline each block of the hot-plugged node by itself; once more for what was not reached."""
     inside = [folio for folio in heard.folios if folio.pfn in dump.hotplug_pfns]
-    verdicts = {record["block"]: record["paths"]["offline"]["verdict"] for record in heard.blocks}
+    verdicts = {record["block"]: _verdict(record["paths"]["offline"]) for record in heard.blocks}
     result: Answers = {}
     blocks: list[BlockRow] = []
     for block in range(

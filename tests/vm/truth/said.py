@@ -70,6 +70,8 @@ def _folios(context: Context, dump: Dump) -> list[Folio]:
         head = int(rows.pfn[0])
         parts[head] = rows
         marks[head].append(mark)
+    if not parts:
+        return []  # a kernel that lacks every scenario of the scene
     said: dict[int, dict[str, Record]] = defaultdict(dict)
     judges = [path.of(context.kernel) for path in paths().values()]
     for record in Describer(context).folios(context.folios(concatenate(list(parts.values()))), judges, None):

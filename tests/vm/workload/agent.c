@@ -100,6 +100,15 @@ static void move(char *rest)
 	}
 }
 
+// wait SECONDS: whether what was written has come to an end by now.
+static void wait_for_writer(int seconds)
+{
+	if (ended(writer, seconds))
+		dprintf(port, "W %d\n", outcome->error);
+	else
+		dprintf(port, "W running\n");
+}
+
 // write SECONDS PATH TEXT: into a file of the kernel's, which makes it do something that may take for ever.
 static void write_for(char *rest)
 {
@@ -114,10 +123,7 @@ static void write_for(char *rest)
 			outcome->error = errno;
 		_exit(0);
 	}
-	if (ended(writer, seconds))
-		dprintf(port, "W %d\n", outcome->error);
-	else
-		dprintf(port, "W running\n");
+	wait_for_writer(seconds);
 }
 
 // pages: where each marked page is now, and what is to be seen of where it was.
@@ -244,6 +250,8 @@ static void serve(char *line)
 		move(rest);
 	else if (!strcmp(command, "write"))
 		write_for(rest);
+	else if (!strcmp(command, "wait"))
+		wait_for_writer(atoi(rest));
 	else if (!strcmp(command, "kill"))
 		dprintf(port, "K %s\n", killed(writer));
 	else if (!strcmp(command, "pages"))
