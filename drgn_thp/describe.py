@@ -187,6 +187,8 @@ class Describer:
             return None
         shift = self.context.kernel.page_shift
         start, size = block.start_pfn << shift, block.pages << shift
+        if size > device.end - device.start:
+            return None  # a damaged list of blocks: there may be any number of sub-blocks in it
         unread = unreadable(self.context, census)
         found = predict(
             device, block.start_pfn, block.end_pfn, shift, block.online, census.obstacles, self._contig, unread

@@ -76,6 +76,7 @@ def make_slim(
         context = Context.of(target.prog, racy_check)
         recorder.find_users = Guard(source.prog, context).find_users
         _drop_users(recorder)
+        _ = context.virtio_mem  # now, so that what is read of its driver is not taken for struct pages
         recorder.bulk = STRUCT_PAGES
         wanted = block_filter(context)
         touch_struct_pages(context, wanted)

@@ -14,6 +14,8 @@ from .finders import Finders
 from .kallsyms import module_symbols
 
 MAX_MODULES = 4096
+STRUCTS = "drgn_thp.target.modules"
+"""Where prog.cache keeps what was made."""
 _READ_ERRORS = (FaultError, OSError, LookupError, AttributeError, ValueError)
 
 
@@ -28,6 +30,17 @@ def module_struct(prog: Program, name: str) -> Type | None:
         return prog.type(f"struct {name}")
     except LookupError:
         pass
+    # A Program never lets go of a type that was made for it: who looks twice must not make it twice.
+    known: dict[str, Type] = prog.cache.setdefault(STRUCTS, {})
+    if name not in known:
+        found = _struct_in_btf(prog, name)
+        if found is None:
+            return None
+        known[name] = found
+    return known[name]
+
+
+def _struct_in_btf(prog: Program, name: str) -> Type | None:
     try:
         start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
         if not 0 < stop - start <= MAX_BYTES:

@@ -30,8 +30,9 @@ from tests.vm.lab import ensure_dump
 from tests.vm.matrix import kernel
 
 from .damage import DAMAGES, MAY_BE_FATAL, Patient, damaged
-from .overlay import Overlay
+from .overlay import Overlay, forget
 
+KINDS = ("block", "folio", "summary", "virtio_mem")
 SECONDS = 20
 """How long one command may take; it takes a fraction of a second."""
 ROOM_BYTES = 512 << 20
@@ -127,7 +128,7 @@ def _judge(status: int, out: str, err: str, form: str, asked: int) -> str:
 def _judge_records(out: str) -> str:
     for line in out.splitlines():
         record = json.loads(line, parse_constant=lambda word: f"no JSON: {word}")
-        if record["schema"] != "drgn-thp/1" or record["kind"] not in ("block", "folio", "summary"):
+        if record["schema"] != "drgn-thp/1" or record["kind"] not in KINDS:
             return f"a record of no known kind: {line[:200]}"
         if record["kind"] == "block":
             for name in ("folios", "used_pages", "hole_pages", "poisoned_pages", "unreadable_pages"):
@@ -154,7 +155,7 @@ def outcomes(patient: Patient, name: str, seed: int, debug: bool = False) -> Ite
     """Run every command on a damaged dump."""
     rng = random.Random(seed)
     for form, command in commands(patient, rng):
-        patient.prog.cache.clear()
+        forget(patient.prog)
         start = time.monotonic()
         status, out, err, problem = _run([*command, *(["--debug"] if debug else [])])
         seconds = time.monotonic() - start

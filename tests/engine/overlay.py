@@ -12,12 +12,21 @@ from drgn import FaultError, Program
 from drgn.helpers.linux.mm import follow_phys
 
 from drgn_thp.target import Target, open_target
+from drgn_thp.target.modules import STRUCTS
 from tests.vm.elfcore import ElfCore, Segment
 from tests.vm.lab import Dump
 
 from .opened import spec_of
 
 PAGE_SIZE = 4096
+
+
+def forget(prog: Program) -> None:
+    """Have everything read anew, but for types: a Program never lets go of those."""
+    structs = prog.cache.get(STRUCTS)
+    prog.cache.clear()
+    if structs is not None:
+        prog.cache[STRUCTS] = structs
 
 
 class Overlay:
@@ -74,7 +83,7 @@ class Overlay:
         self._pages.clear()
         self._unreadable.clear()
         self._sorted = []
-        self.prog.cache.clear()
+        forget(self.prog)
 
     def write_physical(self, address: int, data: bytes) -> None:
         """
