@@ -100,6 +100,14 @@ static void move(char *rest)
 	}
 }
 
+static void answer_of_writer(int seconds)
+{
+	if (ended(writer, seconds))
+		dprintf(port, "W %d\n", outcome->error);
+	else
+		dprintf(port, "W running\n");
+}
+
 // write SECONDS PATH TEXT: into a file of the kernel's, which makes it do something that may take for ever.
 static void write_for(char *rest)
 {
@@ -114,10 +122,7 @@ static void write_for(char *rest)
 			outcome->error = errno;
 		_exit(0);
 	}
-	if (ended(writer, seconds))
-		dprintf(port, "W %d\n", outcome->error);
-	else
-		dprintf(port, "W running\n");
+	answer_of_writer(seconds);
 }
 
 // pages: where each marked page is now, and what is to be seen of where it was.
@@ -244,6 +249,9 @@ static void serve(char *line)
 		move(rest);
 	else if (!strcmp(command, "write"))
 		write_for(rest);
+	// wait SECONDS: for what "write" has left running.
+	else if (!strcmp(command, "wait"))
+		answer_of_writer(atoi(rest));
 	else if (!strcmp(command, "kill"))
 		dprintf(port, "K %s\n", killed(writer));
 	else if (!strcmp(command, "pages"))
@@ -258,6 +266,8 @@ static void serve(char *line)
 		busy();
 	else if (!strcmp(command, "freeze"))
 		kill(-1, SIGSTOP);
+	else if (!strcmp(command, "thaw"))
+		kill(-1, SIGCONT);
 	else
 		dprintf(port, "ERROR no such command\n");
 	dprintf(port, ".\n");
