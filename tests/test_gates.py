@@ -151,7 +151,7 @@ def test_kernel_memory(kernel: Kernel, facts: dict[str, Any], reason: str) -> No
 @by_release
 def test_what_is_being_allocated(kernel: Kernel) -> None:
     """A THP that is being cleared, and whatever lies in ZONE_MOVABLE without being anybody's, are soon something."""
-    thp = {"order": 9, "large_rmappable": True}
+    thp: dict[str, Any] = {"order": 9, "large_rmappable": True}
     for f in (kernels_own(kernel, movable=True), kernels_own(kernel, **thp), kernels_own(kernel, True, **thp)):
         assert verdict("offline", f) == "in-transit"
         assert duration("offline", f) is Duration.TRANSIENT

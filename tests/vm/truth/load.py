@@ -45,6 +45,8 @@ from tests.vm.matrix import KERNELS, kernel
 from tests.vm.rewind import Agent, Rewound
 from tests.vm.scenes import Scene
 
+from .ksm import known_mappings
+
 INSTANTS = 20
 """Per kernel."""
 SCENE = Scene("load", hotplug_mib=256)
@@ -162,7 +164,8 @@ class LoadResult:
     def summary(self) -> str:
         """Return all figures, in a few lines."""
         lines = [
-            f"{self.kernel}: {len(self.instants)} instants, {self.folios} folios, {self.seconds:.0f} s (seed {self.seed})",
+            f"{self.kernel}: {len(self.instants)} instants, {self.folios} folios, "
+            f"{self.seconds:.0f} s (seed {self.seed})",
             f"  said to go, and went: {self.passed}",
             f"  said to stay, and stayed: {self.refused.total()} {dict(self.refused)}",
             f"  said to stay for a while: { {reason: dict(counts) for reason, counts in self.passing.items()} }",
@@ -373,7 +376,16 @@ def _compare(look: Look, stayed: Mask, dump: Dump, instant: Instant) -> None:
         first = (str(look.reasons[row]), str(look.durations[row]))
         reason, duration, looks = second.verdict_at(pfn)
         came_true = (reason != "ok" and duration not in PASSING) == bool(stayed[row])
-        words = {"first": first[0], "second": reason, "stayed": bool(stayed[row]), "now": looks, **record}
+        # Mappings that KSM has lost sight of: a known gap, shown here with the evidence.
+        known = len(known_mappings(second.context.prog, looks[3], pfn)) if looks[3] & 3 == 3 else None
+        words = {
+            "known_to_ksm": known,
+            "first": first[0],
+            "second": reason,
+            "stayed": bool(stayed[row]),
+            "now": looks,
+            **record,
+        }
         if (reason, duration) != first and came_true:
             instant.ended.append(words)
         else:
