@@ -81,6 +81,21 @@ class Context:
         assert isinstance(context, Context)
         return context
 
+    @staticmethod
+    def fresh(prog: Program) -> Context:
+        """
+        Return the context of a Program for another question.
+
+        Of a live target everything may have changed; and what could not be read for the last question is not missing
+        from this one.
+        """
+        context = Context.of(prog)
+        doubts = context.doubts
+        doubted = doubts.unreadable_pageblocks or doubts.unreadable_buffers or context.mappings.unreadable
+        if doubted or prog.flags & ProgramFlags.IS_LIVE:
+            del prog.cache["drgn_thp", None]
+        return Context.of(prog)
+
     @property
     def end_pfn(self) -> int:
         """The first page frame number behind all memory that has struct pages."""

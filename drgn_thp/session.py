@@ -60,7 +60,7 @@ class Session:
         target = prog.cache.get(_KEY)
         if not isinstance(target, Target):
             target = prog.cache[_KEY] = _adopt(prog)
-        return Session.of_target(target, Context.of(prog), progress)
+        return Session.of_target(target, Context.fresh(prog), progress)
 
     @property
     def missing(self) -> str:

@@ -20,15 +20,6 @@ NAMES = sorted(path.name for path in SCRIPTS.glob("*.py"))
 MAX_LINES = 80
 
 
-@pytest.fixture(scope="module", params=ALL, ids=lambda fixture: fixture.kernel)
-def fixture(request: pytest.FixtureRequest) -> Fixture:
-    """Each kernel, opened once."""
-    assert isinstance(request.param, Fixture)
-    if request.param.version >= (7, 0) and drgn.__version__.startswith("0.0."):
-        pytest.skip("drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way")
-    return request.param
-
-
 class Runner:
     """Runs scripts as drgn does, but in this process, which has the fixture open already."""
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import gzip
 import os
@@ -11,8 +10,8 @@ import pty
 import re
 import select
 import shutil
-import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -55,14 +54,18 @@ class Terminal:
             "HOME": str(core.parent),
         }
         command = [sys.executable, "-m", "drgn", "-c", core.name, "--no-default-symbols", *options]
-        self._pid, self._fd = pty.fork()
-        if not self._pid:
-            try:
-                os.chdir(core.parent)
-                os.execve(sys.executable, command, environment)
-            finally:
-                os._exit(127)
+        self._fd, theirs = pty.openpty()
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        self._process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=core.parent,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(theirs)
         self.banner = self._read()
 
     def __enter__(self) -> Terminal:
@@ -71,9 +74,8 @@ class Terminal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        self._process.kill()
+        self._process.wait()
         os.close(self._fd)
 
     def type(self, line: str) -> str:

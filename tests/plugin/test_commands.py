@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
 
 import drgn
 import pytest
@@ -17,21 +19,13 @@ from drgn_thp.cli import COMMANDS, main
 from drgn_thp.commands import SUMMARIES, module_of
 from drgn_thp.errors import BadArgument
 from drgn_thp.gates import reasons_of
+from drgn_thp.session import Session
 from tests.fixture import ALL, Fixture, Mark
 from tests.test_docs import documented, is_of
 
 BLOCKS = "32-35"
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module", params=ALL, ids=lambda fixture: fixture.kernel)
-def fixture(request: pytest.FixtureRequest) -> Fixture:
-    """Each kernel, opened once."""
-    assert isinstance(request.param, Fixture)
-    if request.param.version >= (7, 0) and drgn.__version__.startswith("0.0."):
-        pytest.skip("drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way")
-    return request.param
 
 
 def prompt(fixture: Fixture, line: str) -> list[dict[str, Any]]:
@@ -223,6 +217,32 @@ def test_what_cannot_be_read_is_counted(fixture: Fixture, capsys: Capture, monke
     rest = prompt(fixture, f"thp {BLOCKS}")
     assert "INCOMPLETE: 64 struct pages" in capsys.readouterr().out
     assert [record["pfn"] for record in rest] == [record["pfn"] for record in whole if record["pfn"] not in lost]
+
+
+def test_an_answer_does_not_depend_on_the_questions_before(opened: Fixture, capsys: Capture) -> None:
+    """What could not be read of other memory is not missing here."""
+    prompt(opened, "memblocks 33")
+    first = capsys.readouterr().out
+    opened.context.doubts.unreadable_pageblocks.add(0)
+    prompt(opened, "memblocks 33")
+    assert capsys.readouterr().out == first
+    assert "INCOMPLETE" not in first
+
+
+@pytest.mark.parametrize("word", ["memblocks", "refused", "thp", "swapcache", "ksm", "virtio_mem"])
+def test_progress_is_shown_to_the_end(fixture: Fixture, word: str) -> None:
+    """Who waits sees how far it is; and every page is counted once."""
+    shown: list[int] = []
+
+    @contextmanager
+    def progress(total: int) -> Iterator[Callable[[int], None]]:
+        shown.append(-total)
+        yield shown.append
+
+    session = Session.of_target(fixture.target, fixture.context, progress)
+    module_of(word).ask(session, argparse.Namespace(blocks=["32-33"], path=["contig"] if word == "memblocks" else None))
+    assert shown[0] == -2 * 32768
+    assert sum(shown) == 0
 
 
 def test_a_block_that_is_not_there(fixture: Fixture) -> None:

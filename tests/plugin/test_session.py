@@ -94,7 +94,7 @@ def test_ctrl_c_ends_what_takes_long(terminal: Terminal) -> None:
     """What has been found is shown, and is said to be incomplete."""
     terminal.type("import drgn_thp.walk, os, signal")
     terminal.type("walk = drgn_thp.walk.Walk; read = walk._read")
-    # The terminal sends the signal while the second block is being read.
+    # What the terminal does, just when the second block is to be read.
     terminal.type("late = lambda pfn: pfn >= 0x108000 and os.kill(os.getpid(), signal.SIGINT)")
     terminal.type("walk._read = lambda self, pfn, *rest: late(pfn) or read(self, pfn, *rest)")
     answer = terminal.type("%thp 32-35")
