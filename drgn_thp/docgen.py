@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import runpy
 import sys
@@ -22,6 +23,7 @@ from .kernel import Kernel, RacyCheck
 
 ROOT = File(__file__).resolve().parent.parent
 REASONS, README, MATRIX = "docs/reasons.md", "README.md", "tests/vm/matrix.py"
+ACCURACY = "docs/accuracy.json"
 
 _INTRODUCTION = """\
 # Reasons for refusal
@@ -31,6 +33,10 @@ _INTRODUCTION = """\
 Every word that a report gives as `reason` or `also`, with each check that gives it: the kernel function that checks and
 what it answers, for how long it goes on refusing, and which kernels have the check. "if" and "unless" name a trait of
 the kernel; `drgn_thp/kernel.py` says which change brought it, and `drgn_thp/traits.py` how it is told of a target.
+
+*Observed* are reasons that were given for a folio of a real kernel's memory, *refused* where that kernel, asked to do
+it, did refuse, and *confirmed* where it also told the errno or the step that goes with the reason:
+[accuracy.md](accuracy.md).
 """
 
 
@@ -39,7 +45,8 @@ def generate(root: File = ROOT) -> dict[File, str]:
     readme = (root / README).read_text(encoding="utf-8")
     for name, text in (("paths", _paths_table()), ("kernels", _kernels_table(root / MATRIX))):
         readme = _between_markers(readme, name, text)
-    return {root / REASONS: _reasons(), root / README: readme}
+    accuracy = json.loads((root / ACCURACY).read_text(encoding="utf-8"))["reasons"]
+    return {root / REASONS: _reasons(accuracy), root / README: readme}
 
 
 def _between_markers(text: str, name: str, content: str) -> str:
@@ -60,7 +67,7 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 # -- docs/reasons.md ---------------------------------------------------------------------------------------------------
 
 
-def _reasons() -> str:
+def _reasons(accuracy: dict[str, dict[str, dict[str, int]]]) -> str:
     parts = [_INTRODUCTION, "## For how long\n", _durations(), "## Paths\n"]
     for path in paths().values():
         parts.append(f"**`{path.name}`**: {path.summary}. Its checks, in the order of the kernel:\n{_order(path)}.\n")
@@ -69,12 +76,28 @@ def _reasons() -> str:
         parts.append(f"### {reason.name}\n")
         parts.append(f"{reason.meaning}\n")
         parts.append(f"What to do: {reason.advice}\n")
+        parts.append(f"{_seen(accuracy.get(reason.name, {}))}\n")
         if reason.kernel_memory:
             parts.append("The kernel's own memory: reports as text count these folios, but do not list them.\n")
         gates = [(path, gate) for path in paths().values() for gate in path.gates if gate.reason is reason]
         rows = ((f"`{path.name}`", f"`{gate.kernel}`", _lasts(gate), _kernels(gate)) for path, gate in gates)
         parts.append(_table(("path", "check", "lasts", "kernels"), rows))
     return "\n".join(parts)
+
+
+def _seen(kernels: dict[str, dict[str, int]]) -> str:
+    """Say on which kernels a reason was seen, and what these kernels did."""
+    if not kernels:
+        return "Never observed on a kernel, only on made-up memory."
+    words = []
+    for verb in ("observed", "refused", "confirmed"):
+        names = sorted((name for name, counts in kernels.items() if counts.get(verb)), key=_version)
+        words.append(f"{verb} on {', '.join(names)}" if names else f"never {verb}")
+    return "; ".join(words).capitalize() + "."
+
+
+def _version(name: str) -> list[int]:
+    return [int(part) for part in name.split(".")]
 
 
 def _durations() -> str:

@@ -43,7 +43,7 @@ def _classify(function: str) -> MigrateOp:
     return _BY_FUNCTION.get(name[:-4] if name.endswith("page") else name, MigrateOp.OTHER)
 
 
-NULL, ANON, MOVABLE, KSM, UNREADABLE, RELEASED = range(6)
+NULL, ANON, MOVABLE, KSM, UNREADABLE, RELEASED, KSM_ALONE = range(7)
 FIRST_KINDS = (
     MappingKind("", MigrateOp.PLAIN),
     MappingKind("anon", MigrateOp.PLAIN),
@@ -51,6 +51,7 @@ FIRST_KINDS = (
     MappingKind("ksm", MigrateOp.PLAIN),
     MappingKind("unreadable", MigrateOp.UNKNOWN),
     MappingKind("movable_ops", MigrateOp.PLAIN),  # the mark alone: the driver has let go of the page
+    MappingKind("ksm", MigrateOp.PLAIN),  # the mark alone: not in KSM's tree
 )
 MAX_KINDS = 1 << 16
 _SLOTS = 1 << 16
@@ -61,6 +62,7 @@ def low_kinds(mapping: Column) -> Column:
     """Return the kind of each mapping as far as its low bits say it; 0 for NULL and for pointers to address_spaces."""
     kinds = mapping & numpy.uint64(3)
     kinds[mapping == MOVABLE] = RELEASED
+    kinds[mapping == KSM] = KSM_ALONE
     return kinds
 
 

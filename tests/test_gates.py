@@ -143,9 +143,37 @@ def test_kernel_memory(kernel: Kernel, facts: dict[str, Any], reason: str) -> No
     assert verdict("contig", kernels_own(kernel, **facts)) == reason
     assert verdict("offline", kernels_own(kernel, **facts)) == reason
     assert duration("offline", kernels_own(kernel, **facts)) is Duration.PERMANENT
-    assert verdict("offline", kernels_own(kernel, movable=True, **facts)) == reason
-    assert duration("offline", kernels_own(kernel, movable=True, **facts)) is Duration.ENDLESS
+    assert verdict("offline", kernels_own(kernel, movable=True, refcount=2, **facts)) == reason
+    assert duration("offline", kernels_own(kernel, movable=True, refcount=2, **facts)) is Duration.ENDLESS
     assert verdict("mbind", kernels_own(kernel, **facts)) == "ok"
+
+
+@by_release
+def test_what_is_being_allocated(kernel: Kernel) -> None:
+    """A THP that is being cleared, and whatever lies in ZONE_MOVABLE without being anybody's, are soon something."""
+    thp: dict[str, Any] = {"order": 9, "large_rmappable": True}
+    for f in (kernels_own(kernel, movable=True), kernels_own(kernel, **thp), kernels_own(kernel, True, **thp)):
+        assert verdict("offline", f) == "in-transit"
+        assert duration("offline", f) is Duration.TRANSIENT
+        assert verdict("contig", f) == "in-transit"
+    for path in ("compaction", "contig", "mbind", "offline"):
+        assert verdict(path, kernels_own(kernel)) != "in-transit"
+
+
+@by_release
+def test_a_page_that_ksm_gave_up_on(kernel: Kernel) -> None:
+    """
+    Its mapping is KSM's mark and no more.
+
+    stable_tree_insert() fails, and break_cow() helps the process only that ksmd was looking at.
+    """
+    alone = user(kernel, mapping=3)
+    for path in ("compaction", "compaction-sync", "contig", "mbind-move-all", "offline"):
+        assert verdict(path, alone) == "ksm-alone"
+    assert duration("offline", alone) is Duration.ENDLESS
+    assert duration("contig", alone) is Duration.PERMANENT
+    for f in (user(kernel, mapping=3, mapcount=0), user(kernel, mapping=ANON | 3)):
+        assert verdict("offline", f) != "ksm-alone"
 
 
 @by_release

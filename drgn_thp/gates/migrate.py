@@ -106,6 +106,7 @@ def migrate_gates(mode: Mode, lasting: Duration) -> tuple[Gate, ...]:
             waits,
         ),
         Gate(reasons.TRUNCATED, f"{unmap}: {again}", _truncated, transient),
+        Gate(reasons.KSM_ALONE, f"rmap_walk_ksm() finds no mappings, {unmap}: {again}", states.ksm_alone, lasting),
         Gate(reasons.INACCESSIBLE, "move_to_new_folio(): -EOPNOTSUPP", _inaccessible, lasting),
         Gate(reasons.SECRETMEM, f"secretmem_migrate_folio(): {busy}", _secretmem, lasting),
         Gate(

@@ -75,6 +75,11 @@ ISOLATED = Reason(
     "Reclaim, compaction or another migration has taken the folio off its LRU list, and holds one reference.",
     "Try again; if it stays, find the task that hangs with the folio on its list.",
 )
+IN_TRANSIT = Reason(
+    "in-transit",
+    "Movable memory that is not mapped or filed yet, or no longer: being faulted in, read, copied, or freed.",
+    "Try again; if it stays, a driver has taken movable memory for itself.",
+)
 LRU_BATCH = Reason(
     "lru-batch",
     "The folio sits in a per-CPU batch, which holds a reference, and this path does not drain it.",
@@ -164,6 +169,11 @@ TRUNCATED = Reason(
     "truncated",
     "The folio was truncated from its file, but something still holds it.",
     "Try again.",
+)
+KSM_ALONE = Reason(
+    "ksm-alone",
+    "A page that KSM began to merge and gave up on: the kernel can no longer find out who maps it.",
+    "echo 2 > /sys/kernel/mm/ksm/run, which makes all pages of KSM ordinary ones again; or end the process.",
 )
 NO_MIGRATE_OP_DIRTY = Reason(
     "no-migrate-op-dirty",

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 from ..folios import Column, Folios, formula
 from ..formulas import (
+    PAGE_MAPPING_KSM,
     PageAnon,
     PageHuge,
+    PageKsm,
     extra_references,
+    folio_mapcount,
     folio_maybe_dma_pinned,
     folio_test_swapcache,
     is_frozen,
     is_isolated,
     is_user,
+    is_zone_movable,
     page_cache,
     page_has_movable_ops,
 )
@@ -59,10 +63,27 @@ def poisoned(f: Folios) -> Column:
 
 
 @formula
+def _nobodys(f: Folios) -> Column:
+    """In use, but of no process or file that is known, and without a type."""
+    plain = (f.type == PageType.NONE) & (f.refcount > 0) & ~is_user(f) & ~f.reserved & ~zero_page(f) & (f.batches == 0)
+    return plain & ~poisoned(f)
+
+
+@formula
+def in_transit(f: Folios) -> Column:
+    """
+    Allocated, but not mapped or filed yet; or no more, and about to be freed.
+
+    A THP is cleared for milliseconds before anybody can see it. The kernel puts nothing of its own into ZONE_MOVABLE.
+    """
+    unseen = _nobodys(f) & (f.mapping == 0) & (folio_mapcount(f) == 0) & (f.refcount == 1)
+    return unseen & (f.large_rmappable | is_zone_movable(f)) & ~page_has_movable_ops(f)
+
+
+@formula
 def kernel_page(f: Folios) -> Column:
     """In use, but on no LRU list, of no process and no file, and without a type that says more."""
-    plain = (f.type == PageType.NONE) & (f.refcount > 0) & ~is_user(f) & ~f.reserved & ~zero_page(f) & (f.batches == 0)
-    plain &= ~poisoned(f)
+    plain = _nobodys(f) & ~in_transit(f)
     other = (f.type == PageType.OTHER) | (f.type == PageType.KMEMCG) | (f.type == PageType.ZSMALLOC)
     return (plain | other) & ~page_has_movable_ops(f)
 
@@ -130,6 +151,17 @@ def missing_reference(f: Folios) -> Column:
 def truncated(f: Folios) -> Column:
     """A file folio whose mapping is gone."""
     return lru_or_user(f) & f.lru & ~PageAnon(f) & ~page_cache(f) & ~folio_test_swapcache(f)
+
+
+@formula
+def ksm_alone(f: Folios) -> Column:
+    """
+    A KSM folio with no node in KSM's tree, from which rmap_walk_ksm() would have to find out who maps it.
+
+    ksmd makes it that while it merges two pages. If it then gives up, it takes the folio away from the one process that
+    it was looking at: whoever shares it since a fork goes on mapping it.
+    """
+    return PageKsm(f) & (f.mapping == PAGE_MAPPING_KSM) & (folio_mapcount(f) > 0)
 
 
 @formula

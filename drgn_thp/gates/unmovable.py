@@ -47,6 +47,7 @@ def unmovable_kinds(
     lasting_gates = (Gate(reason, kernel, both(test), lasting, applies) for reason, test in UNMOVABLE_KINDS)
     passing_gates = (
         Gate(reasons.ISOLATED, kernel, both(states.isolated), Duration.TRANSIENT, applies),
+        Gate(reasons.IN_TRANSIT, kernel, both(states.in_transit), Duration.TRANSIENT, applies),
         Gate(reasons.FROZEN, kernel, both(states.frozen), Duration.TRANSIENT, applies),
         Gate(reasons.MOVABLE_OPS_BUSY, kernel, both(states.movable_ops_busy), Duration.TRANSIENT, applies),
     )

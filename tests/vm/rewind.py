@@ -10,37 +10,27 @@ from __future__ import annotations
 
 import socket
 import time
-from pathlib import Path
 from types import TracebackType
 
 from .dumps import Dump, start
-from .guest import GuestError
+from .guest import Guest, GuestError
 
 # For what the agent does not put a limit to: the machine may be busy.
 PATIENCE = 120.0
 
 
-class Rewound:
-    """A guest that has gone on from the moment of a dump, and its agent (workload/agent.c)."""
+class Agent:
+    """A guest that runs, and its agent (workload/agent.c)."""
 
-    def __init__(self, dump: Dump) -> None:
-        self.guest = start(dump, dump.state)
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
         self._buffer = b""
-        try:
-            self.guest.resume()
-            self._socket = _connect(self.guest.agent_socket)
-        except BaseException as error:
-            self.guest.__exit__(type(error), error, None)
-            raise
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(guest.agent_socket))
 
-    def __enter__(self) -> Rewound:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Hang up."""
         self._socket.close()
-        self.guest.__exit__(kind, error, traceback)
 
     def ask(self, command: str, timeout: float = PATIENCE) -> list[list[str]]:
         """
@@ -66,7 +56,23 @@ class Rewound:
         return lines
 
 
-def _connect(path: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(path))
-    return connection
+class Rewound(Agent):
+    """A guest that has gone on from the moment of a dump."""
+
+    def __init__(self, dump: Dump) -> None:
+        guest = start(dump, dump.state)
+        try:
+            guest.resume()
+            super().__init__(guest)
+        except BaseException as error:
+            guest.__exit__(type(error), error, None)
+            raise
+
+    def __enter__(self) -> Rewound:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        self.guest.__exit__(kind, error, traceback)

@@ -121,26 +121,25 @@ def _ledger(one: Row) -> str:
 def _disagreements(results: list[Result]) -> Iterator[str]:
     yield "## Disagreements"
     yield ""
+    alike: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for result in results:
+        for one in result.rows:
+            if one.outcome in (Outcome.DISAGREES, Outcome.VARIES):
+                said = f"{one.said['verdict']} {one.said['reason'] or ''} {one.said['duration'] or ''}".strip()
+                answer = f"{one.told.answer.value} {one.told.word} ({one.outcome.value})"
+                names = f"{result.scene}: {'/'.join(one.folio.scenarios)}"
+                alike[result.kernel, one.path, names, one.said["type"], said, answer, _ledger(one)].append(one)
     rows = [
-        [
-            result.kernel,
-            one.path,
-            "/".join(one.folio.scenarios),
-            f"{one.folio.pfn:#x} order {one.folio.order}",
-            one.said["type"],
-            f"{one.said['verdict']} {one.said['reason'] or ''} {one.said['duration'] or ''}",
-            f"{one.told.answer.value} {one.told.word} ({one.outcome.value})",
-            _ledger(one),
-        ]
-        for result in results
-        for one in result.rows
-        if one.outcome in (Outcome.DISAGREES, Outcome.VARIES)
+        [*key[:3], ", ".join(f"{one.folio.pfn:#x}" for one in ones[:3]), len(ones), *key[3:]]
+        for key, ones in alike.items()
     ]
     if not rows:
         yield "None."
         yield ""
         return
-    yield from _table(["kernel", "path", "scenario", "folio", "type", "said", "kernel's answer", "ledger"], rows)
+    yield from _table(
+        ["kernel", "path", "scenario", "folios", "how many", "type", "said", "kernel's answer", "ledger"], rows
+    )
 
 
 def _doubts(results: list[Result]) -> Iterator[str]:

@@ -266,6 +266,8 @@ static void serve(char *line)
 		busy();
 	else if (!strcmp(command, "freeze"))
 		kill(-1, SIGSTOP);
+	else if (!strcmp(command, "thaw"))
+		kill(-1, SIGCONT);
 	else
 		dprintf(port, "ERROR no such command\n");
 	dprintf(port, ".\n");
