@@ -28,7 +28,8 @@ compact_memory (`compaction-sync`, where only what has moved is an answer: it gi
 * **doubt**: the verdict itself says that it may be otherwise by then: transient, or unknown.
 * **no answer**: the kernel gave up because of another folio before it came to this one.
 * **disagrees**: listed below, each with its ledger. There is no list of exceptions.
-* **varies**: the kernel did two things when it was asked twice.
+
+Each question was asked once.
 """
 
 LETTERS = {
@@ -101,7 +102,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[
 def _paths(totals: dict[str, Any]) -> Iterator[str]:
     yield "## Folios"
     yield ""
-    names = ["agrees", "confirmed", "doubt", "no answer", "varies", "disagrees"]
+    names = ["agrees", "confirmed", "doubt", "no answer", "disagrees"]
     rows = [
         [path, kernel, *(totals["paths"][path].get(kernel, {}).get(name, 0) for name in names)]
         for path in sorted(totals["paths"])
@@ -124,9 +125,9 @@ def _disagreements(results: list[Result]) -> Iterator[str]:
     alike: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for result in results:
         for one in result.rows:
-            if one.outcome in (Outcome.DISAGREES, Outcome.VARIES):
+            if one.outcome is Outcome.DISAGREES:
                 said = f"{one.said['verdict']} {one.said['reason'] or ''} {one.said['duration'] or ''}".strip()
-                answer = f"{one.told.answer.value} {one.told.word} ({one.outcome.value})"
+                answer = f"{one.told.answer.value} {one.told.word}".strip()
                 names = f"{result.scene}: {'/'.join(one.folio.scenarios)}"
                 alike[result.kernel, one.path, names, one.said["type"], said, answer, _ledger(one)].append(one)
     rows = [

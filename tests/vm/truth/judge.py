@@ -17,8 +17,6 @@ class Outcome(Enum):
     DOUBT = "doubt"
     """The prediction says itself that it may be otherwise by the time the kernel is asked: transient, or unknown."""
     DISAGREES = "disagrees"
-    VARIES = "varies"
-    """The kernel did this when it was asked once, and that when it was asked again."""
     NO_ANSWER = "no answer"
     """The kernel never came to this folio."""
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable
 
-from tests.vm.dumps import PAGE_SIZE, Dump, Mark
+from tests.vm.dumps import Dump, Mark
 from tests.vm.rewind import Rewound
 
 from .answers import Answer, Told
@@ -250,18 +250,3 @@ def compact(dump: Dump, folios: list[Folio]) -> Answers:
     return {
         folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else Answer.NOT_REACHED, word) for folio in inside
     }
-
-
-def soft_offline(dump: Dump, folios: list[Folio]) -> Answers:
-    """Write the physical address to soft_offline_page, where the kernel has it: one folio of one page after another."""
-    path = "/sys/devices/system/memory/soft_offline_page"
-    result: Answers = {}
-    with Rewound(dump) as guest:
-        for folio in folios:
-            [[_, word]] = guest.ask(f"write {CALL_SECONDS} {path} {folio.pfn * PAGE_SIZE:#x}")
-            if word == "running":
-                [[_, word]] = guest.ask("kill")
-                result[folio.pfn] = Told(Answer(word))
-            else:
-                result[folio.pfn] = Told(Answer.MOVED if word == "0" else Answer.REFUSED, f"errno {word}")
-    return result

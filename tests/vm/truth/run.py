@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from tests.vm.dumps import Dump
 
 from . import questions, said
-from .answers import VACATED, Answer, Told
+from .answers import VACATED, Answer
 from .judge import Row, row
 from .questions import Answers
 from .said import Folio, Record, Said
@@ -161,6 +161,3 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
                 again = _reached("offline", company, again, lambda folio: 0)
                 result.update((folio.pfn, again[folio.pfn]) for folio in unanswered)
     return result, blocks
-
-
-__all__ = ["BlockRow", "Result", "Told", "ask"]
