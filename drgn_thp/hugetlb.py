@@ -27,6 +27,10 @@ class Hstate:
     """hugepage_migration_supported()."""
     buddy_can_replace: bool
     """Whether any zone has a free block of that size, from which the pool could be refilled."""
+    nodes_with_room: frozenset[int] = frozenset()
+    """Nodes of which a zone has."""
+    nodes_with_free: frozenset[int] = frozenset()
+    """Nodes with free pages in the pool."""
 
     @property
     def available(self) -> int:
@@ -66,6 +70,8 @@ def read_hstates(prog: Program, kernel: Kernel, zones: list[Zone]) -> list[Hstat
     except LookupError:
         return []
     free_order = largest_free_order(prog, zones)
+    nodes = {zone.node for zone in zones}
+    free_orders = {node: largest_free_order(prog, [z for z in zones if z.node == node]) for node in nodes}
     result = []
     for hstate in hstates[: min(count, MAX_HSTATES)]:
         order = int(hstate.order)
@@ -77,6 +83,8 @@ def read_hstates(prog: Program, kernel: Kernel, zones: list[Zone]) -> list[Hstat
                 int(hstate.resv_huge_pages),
                 _migratable(prog, order, kernel.page_shift),
                 free_order >= order,
+                frozenset(node for node, largest in free_orders.items() if largest >= order),
+                frozenset(node for node in free_orders if int(hstate.free_huge_pages_node[node]) > 0),
             )
         )
     return result
@@ -92,7 +100,17 @@ def hugetlb_columns(hstates: list[Hstate], f: Folios) -> dict[str, Column]:
                 column |= f.order == order
         return column
 
+    def on_node(h: Hstate, nodes: frozenset[int]) -> Column:
+        found: Column = (f.order == h.order) & numpy.isin(f.node, list(nodes))
+        return found
+
+    room, target = numpy.zeros(len(f), dtype=bool), numpy.zeros(len(f), dtype=bool)
+    for h in hstates:
+        room |= on_node(h, h.nodes_with_room)
+        target |= on_node(h, h.nodes_with_room | (h.nodes_with_free if h.available > 0 else frozenset()))
     return {
+        "hugetlb_room_on_node": room,
+        "hugetlb_target_on_node": target,
         "hugetlb_supported": by_order({h.order: h.migratable for h in hstates}),
         "hugetlb_target": by_order({h.order: h.has_target for h in hstates}),
         "hugetlb_available": by_order({h.order: h.available > 0 for h in hstates}),
