@@ -11,7 +11,7 @@ import numpy
 
 from . import formulas
 from .blocks import Block
-from .context import needs_buffers
+from .context import needs_more
 from .folios import Column, Folios
 from .gates import Gate, Path, Reason
 
@@ -125,7 +125,7 @@ class Tally:
             refusing.append([gates[index] for index in primary.tolist()])
             kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
         self.worth = list(zip(pages, places, zip(*refusing), f.undecided.tolist()))
-        self.alone = needs_buffers(f) & (not final)
+        self.alone = needs_more(f) & (not final)
         self.kept = kept & ~self.alone
         self.individual = self.kept | self.alone
         huge = numpy.where(formulas.PageHuge(f), formulas.nr_pages(f), 0)

@@ -18,9 +18,10 @@ from .batches import Batches, read_batches
 from .blocks import sections_per_block
 from .buffers import Buffers
 from .folios import Column, Folios
-from .formulas import page_cache
+from .formulas import PAGE_MAPPING_KSM, PageKsm, folio_mapcount, page_cache
 from .hugetlb import Hstate, hugetlb_columns, read_hstates
 from .kernel import Kernel
+from .ksm import KsmMappings, TooMany
 from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
@@ -41,6 +42,8 @@ class Doubts:
     """Numbers of sections whose pageblock flags could not be read."""
     unreadable_buffers: set[int] = field(default_factory=set)
     """Page frames whose buffer heads could not be followed."""
+    unreadable_ksm: set[int] = field(default_factory=set)
+    """Page frames of KSM of which it cannot be told whether KSM knows all who map them."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -63,6 +66,7 @@ class Context:
     resources: Resources
     doubts: Doubts
     _buffers: Buffers | None = None
+    _ksm: KsmMappings | None = None
     _odd_pageblocks: dict[int, OddPageblocks | None] = field(default_factory=dict)
 
     @staticmethod
@@ -91,7 +95,12 @@ class Context:
         """
         context = Context.of(prog)
         doubts = context.doubts
-        doubted = doubts.unreadable_pageblocks or doubts.unreadable_buffers or context.mappings.unreadable
+        doubted = (
+            doubts.unreadable_pageblocks
+            or doubts.unreadable_buffers
+            or doubts.unreadable_ksm
+            or context.mappings.unreadable
+        )
         if doubted or prog.flags & ProgramFlags.IS_LIVE:
             del prog.cache["drgn_thp", None]
         return Context.of(prog)
@@ -131,7 +140,8 @@ class Context:
         )
         busy, unreadable = self._buffer_busy(f)
         unknown = page_cache(f) & (f.migrate_op == MigrateOp.UNKNOWN)
-        f.attach(buffer_busy=busy, undecided=unknown | unreadable)
+        lost, unfollowed = self._ksm_lost(f)
+        f.attach(buffer_busy=busy, ksm_lost=lost, undecided=unknown | unreadable | unfollowed)
         return f
 
     @cached_property
@@ -210,6 +220,23 @@ class Context:
                 unreadable[row] = True
         return result, unreadable
 
+    def _ksm_lost(self, f: Folios) -> tuple[Column, Column]:
+        """Return which folios are mapped where KSM does not know of it, and of which that cannot be known."""
+        result, unreadable = numpy.zeros(len(f), dtype=bool), numpy.zeros(len(f), dtype=bool)
+        suspects = numpy.flatnonzero(needs_ksm(f))
+        if len(suspects) and self._ksm is None:
+            self._ksm = KsmMappings(self.prog, self.kernel.page_shift)
+        mapcount = folio_mapcount(f)
+        for row in suspects:
+            assert self._ksm is not None
+            number = int(mapcount[row])
+            try:
+                result[row] = self._ksm.known(int(f.mapping[row]), int(f.pfn[row]), number) < number
+            except (FaultError, TooMany):
+                self.doubts.unreadable_ksm.add(int(f.pfn[row]))
+                unreadable[row] = True
+        return result, unreadable
+
 
 _NO_ZERO_PAGE = "a zero page is taken for any other page of the kernel's"
 _DEFAULT = "its default is assumed"
@@ -218,6 +245,16 @@ _DEFAULT = "its default is assumed"
 def needs_buffers(f: Folios) -> Column:
     """Return which folios' buffer heads have to be looked at."""
     return page_cache(f) & f.private_flag & (f.migrate_op == MigrateOp.BUFFER_NOREFS)
+
+
+def needs_ksm(f: Folios) -> Column:
+    """Return which folios' lists of mappings in KSM have to be followed."""
+    return PageKsm(f) & (f.mapping != PAGE_MAPPING_KSM) & (folio_mapcount(f) > 0)
+
+
+def needs_more(f: Folios) -> Column:
+    """Return which folios' verdicts do not follow from what they look like."""
+    return needs_buffers(f) | needs_ksm(f)
 
 
 def _any_of(pfn: Column, pfns: tuple[int, ...]) -> Column:

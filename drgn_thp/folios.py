@@ -29,6 +29,7 @@ ATTACHED_BOOLEANS = (
     "hugetlb_target",
     "hugetlb_target_on_node",
     "inaccessible",
+    "ksm_lost",
     "pageblock_cma",
     "pageblock_isolated",
     "undecided",

@@ -104,8 +104,9 @@ class Report:
             (totals.derived_blocks, "memory blocks are derived from sections, their state or size is a guess"),
             (len(doubts.unreadable_pageblocks), f"sections whose pageblock flags {self._missing}"),
             (len(doubts.unreadable_buffers), "folios whose buffer heads could not be followed"),
+            (len(doubts.unreadable_ksm), "pages of KSM whose lists of mappings could not be followed"),
             (self.context.mappings.unreadable, f"address_spaces {self._missing}"),
-            (totals.undecided, "folios may be refused for what their address_spaces or buffer heads would say"),
+            (totals.undecided, "folios may be refused for what their address_spaces, buffer heads or KSM would say"),
         )
         missing = [f"{number} {what}" for number, what in counted if number]
         if totals.interrupted:

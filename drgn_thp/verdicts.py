@@ -69,7 +69,7 @@ def unreadable(context: Context, census: BlockCensus) -> str:
     if census.unreadable:
         return f"{census.unreadable} struct pages not readable"
     if census.undecided:
-        return f"{census.undecided} folios with address_spaces or buffer heads not readable"
+        return f"{census.undecided} folios with address_spaces, buffer heads or lists of KSM not readable"
     doubtful = context.doubts.unreadable_pageblocks
     if doubtful:
         size = context.sections.pages_per_section

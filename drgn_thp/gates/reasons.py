@@ -175,6 +175,11 @@ KSM_ALONE = Reason(
     "A page that KSM began to merge and gave up on: the kernel can no longer find out who maps it.",
     "echo 2 > /sys/kernel/mm/ksm/run, which makes all pages of KSM ordinary ones again; or end the process.",
 )
+KSM_LOST = Reason(
+    "ksm-lost",
+    "A page of KSM is mapped where KSM does not know of it, as after it was swapped out and in: it stays mapped there.",
+    "echo 1 > /sys/kernel/mm/ksm/run and wait until full_scans has grown by two; or echo 2 to have KSM undo it all.",
+)
 NO_MIGRATE_OP_DIRTY = Reason(
     "no-migrate-op-dirty",
     "The filesystem has no migrate operation and the folio is dirty: it would have to be written out first.",
