@@ -177,10 +177,10 @@ def _load(load: list[dict[str, Any]]) -> Iterator[str]:
         return
     yield "## Random load"
     yield ""
-    yield "Every folio of the hot-plugged memory of a guest under random load, at random instants of one boot: what was said"
-    yield "of `offline`, and what became of it. Written by `python -m tests.vm.truth.load`. Processes are stopped, but what"
-    yield "the kernel does for them at that instant goes on to its end: what did not come true is looked at once more, a"
-    yield "moment later; *let go between two looks* are folios of which the verdict was then another, which came true."
+    yield "Every folio of the hot-plugged memory of a guest under random load, at random instants of one boot: what was"
+    yield "said of `offline`, and what became of it. Written by `python -m tests.vm.truth.load`. Processes are stopped, but"
+    yield "what the kernel does for them at that instant goes on to its end: what did not come true is looked at once more,"
+    yield "a moment later. *Let go between two looks*: the verdict was then another one, and came true."
     yield ""
     yield from _table(list(load[0]), (one.values() for one in load))
 
