@@ -17,6 +17,7 @@ from drgn.helpers.linux.mm import follow_phys
 from .batches import Batches, read_batches
 from .blocks import sections_per_block
 from .buffers import Buffers
+from .errors import UnknownLayout
 from .folios import Column, Folios
 from .formulas import page_cache
 from .hugetlb import Hstate, hugetlb_columns, read_hstates
@@ -25,6 +26,7 @@ from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
 from .memmap import Memmap
+from .processes import Processes, read_processes
 from .resources import Resources, read_resources
 from .rows import Rows
 from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read_sections
@@ -133,6 +135,14 @@ class Context:
         unknown = page_cache(f) & (f.migrate_op == MigrateOp.UNKNOWN)
         f.attach(buffer_busy=busy, undecided=unknown | unreadable)
         return f
+
+    @cached_property
+    def processes(self) -> Processes:
+        """All tasks; what could not be read of them is in its ``failures``."""
+        try:
+            return read_processes(self.prog)
+        except UnknownLayout as error:
+            return Processes(self.prog, [], [str(error)])
 
     @cached_property
     def virtio_mem(self) -> VirtioMem:
