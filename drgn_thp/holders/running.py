@@ -13,6 +13,7 @@ from drgn import FaultError
 from ..context import Context
 from ..folios import Column
 from . import registry
+from .files import Files
 from .ground import MAX_SECONDS, Ground
 from .model import Claim, Outcome, Owner, Walker
 
@@ -65,8 +66,9 @@ class _Columns:
 class Findings:
     """What the walkers found of the suspects. Made by :func:`find_holders`."""
 
-    def __init__(self, suspects: Suspects) -> None:
+    def __init__(self, suspects: Suspects, files: Files) -> None:
         self.suspects = suspects
+        self.files = files
         self.outcomes: list[Outcome] = []
         self.problems: list[str] = []
         self._about: list[tuple[str, Claim]] = []
@@ -129,8 +131,8 @@ def find_holders(
     :param off: Kinds of walkers not to run
     :param seconds: How long each may take
     """
-    findings = Findings(suspects)
     ground = Ground(context)
+    findings = Findings(suspects, ground.files)
     found = registry()
     findings.problems += found.problems
     for walker in found.walkers.values():
