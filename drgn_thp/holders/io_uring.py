@@ -11,8 +11,8 @@ from .model import Claim, Damaged, Owner, Walker
 CONTEXT, BUFFER, REGION = "struct io_ring_ctx", "struct io_mapped_ubuf", "struct io_mapped_region"
 MAX_BUFFERS = 1 << 16  # IORING_MAX_REG_BUFFERS is 1 << 14
 MAX_BVECS = 1 << 22
-_KERNEL_BUFFER = 1  # IO_REGBUF_F_KBUF, since v6.15: pages of a request, not pinned by io_uring
-_USER_PROVIDED = 2  # IO_REGION_F_USER_PROVIDED, since v6.14
+_KERNEL_BUFFER = 1  # IO_REGBUF_F_KBUF: pages of a request, not pinned by io_uring
+_USER_PROVIDED = 2  # IO_REGION_F_USER_PROVIDED
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
@@ -40,7 +40,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
 
 def _buffers(ground: Ground, ring: int) -> Iterator[tuple[int, int]]:
     """Yield number and address of each registered buffer of a ring."""
-    by_node = ground.has(CONTEXT, "buf_table")  # since v6.13
+    by_node = ground.has(CONTEXT, "buf_table")  # v6.12 and older have user_bufs
     table, number = ("buf_table.nodes", "buf_table.nr") if by_node else ("user_bufs", "nr_user_bufs")
     count = ground.uint(CONTEXT, ring, number)
     if count > MAX_BUFFERS:
@@ -51,7 +51,7 @@ def _buffers(ground: Ground, ring: int) -> Iterator[tuple[int, int]]:
 
 
 def _regions(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
-    """Yield the rings' own memory where the process provided it: pinned pages since v6.14."""
+    """Yield the rings' own memory where the process provided it: pinned pages. Regions are newer than v6.12."""
     for member, what in (("ring_region", "rings"), ("sq_region", "submission queue"), ("param_region", "parameters")):
         if not ground.has(CONTEXT, f"{member}.flags"):
             continue

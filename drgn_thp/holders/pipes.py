@@ -11,7 +11,7 @@ from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
 
 PIPE = "struct pipe_inode_info"
-OPERATIONS = ("pipefifo_fops", "pipeanon_fops")  # the second since v7.x, for pipes without a name
+OPERATIONS = ("pipefifo_fops", "pipeanon_fops")  # newer kernels have the second for pipes without a name
 MAX_RING = 1 << 20
 
 
@@ -26,7 +26,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
     for pipe, files in ends.items():
         with ground.part(f"pipe {pipe:#x}"):
             # Since 8cefc107ca54 ("pipe: Use head and tail pointers for the ring, not cursor and length") (in v5.5).
-            # v6.14 put them into a union; there they may be of 16 bits, and wrap at that.
+            # In newer kernels they are in a union and of 16 bits on some architectures, and wrap at that.
             head, tail = ground.uint(PIPE, pipe, "head"), ground.uint(PIPE, pipe, "tail")
             width = ground.type(PIPE).member("head").type.unaliased().size or 4
             used = (head - tail) & ((1 << 8 * width) - 1)
