@@ -17,6 +17,7 @@ from drgn.helpers.linux.mm import follow_phys
 from .batches import Batches, read_batches
 from .blocks import sections_per_block
 from .buffers import Buffers
+from .errors import UnknownLayout
 from .folios import Column, Folios
 from .formulas import PAGE_MAPPING_KSM, PageKsm, folio_mapcount, page_cache
 from .hugetlb import Hstate, hugetlb_columns, read_hstates
@@ -26,6 +27,7 @@ from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
 from .memmap import Memmap
+from .processes import Processes, read_processes
 from .resources import Resources, read_resources
 from .rows import Rows
 from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read_sections
@@ -143,6 +145,14 @@ class Context:
         lost, unfollowed = self._ksm_lost(f)
         f.attach(buffer_busy=busy, ksm_lost=lost, undecided=unknown | unreadable | unfollowed)
         return f
+
+    @cached_property
+    def processes(self) -> Processes:
+        """All tasks; what could not be read of them is in its ``failures``."""
+        try:
+            return read_processes(self.prog)
+        except UnknownLayout as error:
+            return Processes(self.prog, [], [str(error)])
 
     @cached_property
     def virtio_mem(self) -> VirtioMem:

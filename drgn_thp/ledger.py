@@ -17,6 +17,8 @@ from .describe import Describer, Record
 from .errors import BadArgument
 from .folios import Folios
 from .gates import Path
+from .holders.balance import Sheet, sheets
+from .holders.running import Suspects, find_holders
 
 MAX_PFN_BITS = 52  # physical addresses have at most 64 bits, of which 12 are within the page
 
@@ -46,6 +48,10 @@ class Explanation:
     formulas: tuple[tuple[str, int], ...]
     refusals: tuple[tuple[str, tuple[Refusal, ...]], ...]
     """By path, all checks that refuse, in the order of the kernel."""
+    sheet: Sheet | None = None
+    """Who holds the folio, if that was asked, and it is one of a process or file."""
+    problems: tuple[str, ...] = ()
+    """What kept from finding all who hold it, in words."""
 
     @property
     def refused(self) -> bool:
@@ -119,12 +125,15 @@ def _guess(context: Context, number: int) -> str:
     return "pfn" if number < context.end_pfn else "phys"
 
 
-def explain(context: Context, asked: Iterable[str], paths: Sequence[Path]) -> Iterable[Explanation]:
+def explain(
+    context: Context, asked: Iterable[str], paths: Sequence[Path], holders: bool = False
+) -> Iterable[Explanation]:
     """
     Explain folios, each by any page of it.
 
     :param asked: As in :func:`parse_page`
     :param paths: As the target's kernel has them
+    :param holders: Whether to find out who holds each
     :raises BadArgument: if a page does not exist
     :raises FaultError: if its struct pages cannot be read
     """
@@ -138,7 +147,16 @@ def explain(context: Context, asked: Iterable[str], paths: Sequence[Path]) -> It
         block = next((b.id for b in blocks if b.start_pfn <= int(f.pfn[0]) < b.end_pfn), None)
         records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
         refusals = tuple((path.name, _refusals(path, f)) for path in paths)
-        yield Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals)
+        sheet, problems = _sheet(context, f) if holders else (None, ())
+        if sheet is not None:
+            held = {"holders": sheet.records(), "unexplained": sheet.unexplained}
+            records = tuple({**record, **held} for record in records)
+        yield Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals, sheet, problems)
+
+
+def _sheet(context: Context, f: Folios) -> tuple[Sheet | None, tuple[str, ...]]:
+    findings = find_holders(context, Suspects(f.pfn, formulas.nr_pages(f)))
+    return next(sheets(context, f, findings), None), tuple(findings.problems)
 
 
 def _refusals(path: Path, f: Folios) -> tuple[Refusal, ...]:
