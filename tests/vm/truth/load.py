@@ -51,6 +51,7 @@ INSTANTS = 20
 """Per kernel."""
 SCENE = Scene("load", hotplug_mib=256)
 MOVABLE = "MOVABLE"
+KSM_RUN = "/sys/kernel/mm/ksm/run"
 RUN_SECONDS = (0.2, 0.8)
 FREEZE_SECONDS = 0.003
 """The longest pause between the stop of the processes and that of the machine."""
@@ -288,6 +289,7 @@ def run(name: str, instants: int = INSTANTS, seed: int = 1) -> LoadResult:
                 print(f"{name}: instant {number}: {_in_short(instant)}", file=sys.stderr, flush=True)
                 guest.qmp("cont")
                 agent.ask("thaw")
+                agent.ask(f"write 1 {KSM_RUN} 1")
             agent.close()
     result.seconds = time.monotonic() - began
     return result
@@ -310,6 +312,8 @@ def _check(guest: Guest) -> None:
 def _stop(agent: Agent, base: Dump, chance: random.Random) -> Dump:
     """Let the guest run for a while, stop it, and return the dump of that instant."""
     time.sleep(chance.uniform(*RUN_SECONDS))
+    # ksmd would go on merging pages while the kernel is asked about them.
+    agent.ask(f"write 1 {KSM_RUN} 0")
     agent.ask("freeze")
     time.sleep(chance.uniform(0, FREEZE_SECONDS))
     agent.guest.dump(base.vmcore)
