@@ -31,6 +31,7 @@ from .processes import Processes, read_processes
 from .resources import Resources, read_resources
 from .rows import Rows
 from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read_sections
+from .settle import Settler, contradicts
 from .traits import read_kernel
 from .virtio_mem import VirtioMem, read_virtio_mem
 from .zones import Zone, check_zone_bits, read_zones
@@ -67,6 +68,8 @@ class Context:
     huge_zero_pfns: tuple[int, ...]
     resources: Resources
     doubts: Doubts
+    live: bool = False
+    """Whether it goes on while it is read."""
     _buffers: Buffers | None = None
     _ksm: KsmMappings | None = None
     _odd_pageblocks: dict[int, OddPageblocks | None] = field(default_factory=dict)
@@ -146,6 +149,36 @@ class Context:
         f.attach(buffer_busy=busy, ksm_lost=lost, undecided=unknown | unreadable | unfollowed)
         return f
 
+    def read_folio(self, pfn: int) -> Folios:
+        """
+        Return the table of one folio, by the number of any page frame of it.
+
+        :raises FaultError: if a struct page cannot be read
+        """
+        return self.folios(self.settled(self.memmap.read_folio(pfn)))
+
+    def settled(self, rows: Rows) -> Rows:
+        """Return folios of a live target with those read again that contradict themselves; of a dump, as they are."""
+        if not self.live:
+            return rows
+        bad = numpy.flatnonzero(contradicts(self.layout, rows, self.folios(rows)))
+        return self.settler.settle(rows, bad, self._anew) if len(bad) else rows
+
+    def _anew(self, rows: Rows) -> Folios:
+        """Return the table of some folios, with the batches as they are now."""
+        self.read_batches()
+        return self.folios(rows)
+
+    def read_batches(self) -> None:
+        """Read the per-CPU batches of a live target again: they change more often than anything else."""
+        self.batches = read_batches(self.prog, self.layout)
+        self.__dict__.pop("_batched", None)
+
+    @cached_property
+    def settler(self) -> Settler:
+        """What reads folios of a live target again."""
+        return Settler(self.memmap)
+
     @cached_property
     def processes(self) -> Processes:
         """All tasks; what could not be read of them is in its ``failures``."""
@@ -200,9 +233,14 @@ class Context:
             return self._odd_pageblocks[section_number]
         except KeyError:
             odd = self._read_odd_pageblocks(section_number)
-        if not self.prog.flags & ProgramFlags.IS_LIVE:  # there, they may change
+        if not self.live:  # there, they may change
             self._odd_pageblocks[section_number] = odd
         return odd
+
+    def forget_pageblocks(self, start_pfn: int, end_pfn: int) -> None:
+        """Forget what could not be read of the pageblocks of a range of memory that has gone."""
+        size = self.sections.pages_per_section
+        self.doubts.unreadable_pageblocks -= set(range(start_pfn // size, (end_pfn - 1) // size + 1))
 
     def _read_odd_pageblocks(self, section_number: int) -> OddPageblocks | None:
         index = self.sections.index(section_number * self.sections.pages_per_section)
@@ -351,4 +389,5 @@ def _read_context(prog: Program, racy_check: str | None) -> Context:
         _huge_zero_pfns(prog, layout, doubts),
         resources,
         doubts,
+        bool(prog.flags & ProgramFlags.IS_LIVE),
     )

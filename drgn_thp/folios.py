@@ -20,6 +20,7 @@ Column = Any
 ATTACHED_BOOLEANS = (
     "broken",
     "buffer_busy",
+    "changing",
     "has_writepage",
     "huge_zero",
     "hugetlb_available",

@@ -143,7 +143,7 @@ def explain(
         pfn = parse_page(context, text)
         if pfn >= 1 << MAX_PFN_BITS or context.sections.index(pfn) is None:
             raise BadArgument(f"{text}: there is no page frame {pfn:#x} in this target")
-        f = context.folios(context.memmap.read_folio(pfn))
+        f = context.read_folio(pfn)
         block = next((b.id for b in blocks if b.start_pfn <= int(f.pfn[0]) < b.end_pfn), None)
         records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
         refusals = tuple((path.name, _refusals(path, f)) for path in paths)

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-from .blocks import Block, read_blocks
+from .blocks import Block
 from .census import BlockCensus
 from .context import Context
 from .describe import SCHEMA, Describer, Record
 from .gates import Path, Reason, find_reason
+from .hotplug import Comparison, list_blocks
 from .scan import Scan
 
 
@@ -42,6 +43,9 @@ class Totals:
     offline_blocks: int = 0
     derived_blocks: int = 0
     undecided: int = 0
+    changing: int = 0
+    changed_blocks: int = 0
+    new_blocks: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     wrongly_refused: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -56,6 +60,8 @@ class Totals:
         self.offline_blocks += not census.block.online
         self.derived_blocks += census.block.derived
         self.undecided += census.undecided
+        self.changing += census.changing
+        self.changed_blocks += census.changed
         for name, counts in census.paths.items():
             self.refused[name] = self.refused.get(name, 0) + counts.refused
             self.wrongly_refused[name] = self.wrongly_refused.get(name, 0) + counts.wrongly
@@ -83,7 +89,7 @@ class Report:
         self.question = question
         self.types_source = types_source
         self.totals = Totals()
-        blocks, block_notes = read_blocks(context.prog, context.sections)
+        blocks, block_notes = list_blocks(context)
         self.blocks = [block for block in blocks if question.blocks is None or question.blocks(block)]
         self._all_derived = any(block.derived for block in blocks)
         self.notes = [*notes, *block_notes]
@@ -99,7 +105,7 @@ class Report:
     def incomplete(self) -> list[str]:
         """What is missing from the answer, in words; empty if nothing is."""
         totals, doubts = self.totals, self.context.doubts
-        counted = (
+        counted: tuple[tuple[int, str], ...] = (
             (totals.unreadable_pages, f"struct pages {self._missing}"),
             (totals.derived_blocks, "memory blocks are derived from sections, their state or size is a guess"),
             (len(doubts.unreadable_pageblocks), f"sections whose pageblock flags {self._missing}"),
@@ -108,6 +114,12 @@ class Report:
             (self.context.mappings.unreadable, f"address_spaces {self._missing}"),
             (totals.undecided, "folios may be refused for what their address_spaces, buffer heads or KSM would say"),
         )
+        if self.context.live:
+            counted += (
+                (totals.changing, "folios contradicted themselves however often they were read: not judged"),
+                (totals.changed_blocks, "memory blocks went on- or offline, or away, while the report was made"),
+                (totals.new_blocks, "memory blocks came while the report was made: not looked at"),
+            )
         missing = [f"{number} {what}" for number, what in counted if number]
         if totals.interrupted:
             missing.append("interrupted: blocks after this were not looked at")
@@ -118,18 +130,30 @@ class Report:
         describer = Describer(self.context)
         listed = self.question.listed
         scan = Scan(self.context, self.question.paths, listed, self.progress, describer.in_virtio_mem)
+        comparison = Comparison(self.context)
         try:
             for census in scan.blocks(self.blocks):
                 self.totals.add(census)
+                if not census.changed:
+                    comparison.told(census.block)
                 yield describer.block(census)
                 if census.refused is not None:
                     for record in describer.folios(census.refused, scan.paths, census.block.id):
                         if record["verdict"] == "refused" and listed(find_reason(record["reason"])):
                             yield record
+            self._compare(comparison)
         except KeyboardInterrupt:
             self.totals.interrupted = True
         yield from describer.devices()
         yield self.summary()
+
+    def _compare(self, comparison: Comparison) -> None:
+        """Compare the blocks of a live target with what they are by now."""
+        if self.context.live:
+            wanted = self.question.blocks
+            now = [block for block in comparison.blocks_now() if wanted is None or wanted(block)]
+            changed, self.totals.new_blocks = comparison.outcome(now)
+            self.totals.changed_blocks += changed
 
     def summary(self) -> Record:
         """Return the last record: totals, what the target is, and what is not known about it."""
@@ -155,6 +179,9 @@ class Report:
             "unreadable_pages": totals.unreadable_pages,
             "poisoned_pages": totals.poisoned_pages,
             "hole_pages": totals.hole_pages,
+            "changing_folios": totals.changing,
+            "changed_blocks": totals.changed_blocks,
+            "new_blocks": totals.new_blocks,
             "batched_references": len(self.context.batches.entries),
             "incomplete": self.incomplete,
             "notes": [*self.notes, *self.context.virtio_mem.notes],

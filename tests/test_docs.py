@@ -169,8 +169,9 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
             prog=None,
             sections=SimpleNamespace(index=lambda pfn: 0),
             end_pfn=1 << 20,
-            memmap=SimpleNamespace(read_folio=lambda pfn: None),
             folios=lambda rows: table_of_all,
+            read_folio=lambda pfn: table_of_all,
+            live=False,
         ),
     )
     blocks = [Block(0, 0, 1024, "online"), Block(None, 1024, 2048, "online"), Block(2, 2048, 3072, "online")]
@@ -179,8 +180,8 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
         paths=judged,
         blocks=lambda asked: iter(census(block, table_of_all) for block in blocks),
     )
-    for module in (report_module, ledger):
-        monkeypatch.setattr(module, "read_blocks", lambda prog, sections: (blocks, ["a note"]))
+    monkeypatch.setattr(ledger, "read_blocks", lambda prog, sections: (blocks, ["a note"]))
+    monkeypatch.setattr(report_module, "list_blocks", lambda context: (blocks, ["a note"]))
     monkeypatch.setattr(report_module, "Scan", lambda *arguments: scan)
     records = list(report_module.Report(context, report_module.Question(judged)).records())
     for explanation in ledger.explain(context, ["0x10"], judged):
