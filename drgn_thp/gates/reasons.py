@@ -127,7 +127,7 @@ HUGETLB_BUSY = Reason(
 )
 HUGETLB_NO_TARGET = Reason(
     "hugetlb-no-target",
-    "No free huge page, and no free memory of that size, to move this hugetlb page to.",
+    "No free huge page, and no free memory of that size, to move this hugetlb page to, or less than all need.",
     "Add huge pages on another node (vm.nr_hugepages), or free memory.",
 )
 HUGETLB_RESERVED = Reason(

@@ -8,10 +8,9 @@ import json
 import pytest
 
 from drgn_thp.cli import main
-from tests.fixture import ALL, Fixture
+from tests.fixture import Fixture
 
 
-@pytest.mark.parametrize("fixture", ALL, ids=lambda fixture: fixture.kernel)
 def test_what_cannot_be_read_is_said(fixture: Fixture, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody is found, so everything is unexplained, and it is said why; nothing is raised, and nothing looks fine."""
     head, _ = next(iter(fixture.held().items()))

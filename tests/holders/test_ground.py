@@ -19,7 +19,7 @@ BASE = 0x10000
 @pytest.fixture
 def ground(monkeypatch: pytest.MonkeyPatch) -> Ground:
     """A ground whose memory is an array of words from BASE on, each the address of the one behind it."""
-    ground = Ground(Context.of(ALL[-1].prog))
+    ground = Ground(Context.of(ALL[1].prog))
     ground.begin(Outcome("test"), 5)
     return ground
 

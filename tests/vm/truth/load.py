@@ -289,7 +289,7 @@ def run(name: str, instants: int = INSTANTS, seed: int = 1) -> LoadResult:
                 print(f"{name}: instant {number}: {_in_short(instant)}", file=sys.stderr, flush=True)
                 guest.qmp("cont")
                 agent.ask("thaw")
-                agent.ask(f"write 1 {KSM_RUN} 1")
+                _set_ksm(agent, 1)
             agent.close()
     result.seconds = time.monotonic() - began
     return result
@@ -309,11 +309,16 @@ def _check(guest: Guest) -> None:
         raise GuestError("the load came to grief:\n" + "\n".join(bad[:20]))
 
 
+def _set_ksm(agent: Agent, run: int) -> None:
+    if agent.ask(f"write 20 {KSM_RUN} {run}") != [["W", "0"]]:
+        raise GuestError("ksmd does not come to rest")
+
+
 def _stop(agent: Agent, base: Dump, chance: random.Random) -> Dump:
     """Let the guest run for a while, stop it, and return the dump of that instant."""
     time.sleep(chance.uniform(*RUN_SECONDS))
     # ksmd would go on merging pages while the kernel is asked about them.
-    agent.ask(f"write 1 {KSM_RUN} 0")
+    _set_ksm(agent, 0)
     agent.ask("freeze")
     time.sleep(chance.uniform(0, FREEZE_SECONDS))
     agent.guest.dump(base.vmcore)

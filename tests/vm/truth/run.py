@@ -116,10 +116,12 @@ def _contig(dump: Dump, heard: Said) -> Answers:
     result: Answers = {}
     for company in _companies(inside, "contig"):
         mine = _among(inside, company.scenarios)
-        _, answers = questions.unplug(dump, mine, company.scenarios)
+        # What scenarios held that were ended is looked at, too: a write that never ends outlives its process.
+        _, answers = questions.unplug(dump, inside, company.scenarios)
         # It takes one sub-block after another: where it sleeps, those behind are not asked for.
         blocked = any(told.answer is Answer.BLOCKED for told in answers.values())
-        result.update(_reached("contig", mine, answers, _anywhere if blocked else _sub_block))
+        answers = _reached("contig", inside, answers, _anywhere if blocked else _sub_block)
+        result.update((folio.pfn, answers[folio.pfn]) for folio in mine)
     return result
 
 
