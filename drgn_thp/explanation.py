@@ -36,6 +36,7 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
         out.write("references: the kernel's own page, mm does not say how many it should have\n\n")
     if explanation.sheet is not None:
         _write_sheet(explanation.sheet, out)
+        _write_mappers(explanation, out)
     advice = {}
     for path, refusals in explanation.refusals:
         verdict = next(record["verdict"] for record in explanation.records if record["path"] == path)
@@ -72,6 +73,24 @@ def _write_sheet(sheet: Sheet, out: TextIO) -> None:
         out.write("more was found than there is: an error of drgn_thp\n")
     kinds = dict.fromkeys(held.kind for held, _, _ in sheet.holders)
     out.write("".join(f"{printable(kind)}: {registry().walkers[kind].frees}\n" for kind in kinds) + "\n")
+
+
+def _write_mappers(explanation: Explanation, out: TextIO) -> None:
+    """Write who maps the folio, and where."""
+    if not explanation.mappers:
+        return
+    out.write("mapped by\n")
+    rows = []
+    for record in explanation.mappers:
+        who = "-" if record["pid"] is None else f"{record['pid']} ({printable(record['comm'])})"
+        pages = f"page {record['page']}" if record["pages"] == 1 else f"{record['pages']} pages from {record['page']}"
+        state = "" if record["state"] == "mapped" else f", {record['state']}"
+        where = f"{record['address']:#x} ({printable(record['what'] or 'not in any VMA')}{state})"
+        rows.append([who, where, pages, printable(record["container"] or record["cgroup"] or "")])
+    out.write(tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n")
+    if explanation.more_mappers:
+        out.write(f"and {explanation.more_mappers} more\n")
+    out.write("\n")
 
 
 def _shown(value: object) -> str:

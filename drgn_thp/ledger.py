@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drgn import FaultError
 from drgn.helpers.linux.mm import follow_phys
@@ -19,6 +19,7 @@ from .folios import Folios
 from .gates import Path
 from .holders.balance import Sheet, sheets
 from .holders.running import Suspects, find_holders
+from .mappers import find_mappers
 
 MAX_PFN_BITS = 52  # physical addresses have at most 64 bits, of which 12 are within the page
 
@@ -50,8 +51,12 @@ class Explanation:
     """By path, all checks that refuse, in the order of the kernel."""
     sheet: Sheet | None = None
     """Who holds the folio, if that was asked, and it is one of a process or file."""
+    mappers: tuple[Record, ...] = ()
+    """Who maps the folio, and where, if that was asked."""
+    more_mappers: int = 0
+    """How many more there are."""
     problems: tuple[str, ...] = ()
-    """What kept from finding all who hold it, in words."""
+    """What kept from finding all who hold or map it, in words."""
 
     @property
     def refused(self) -> bool:
@@ -151,7 +156,31 @@ def explain(
         if sheet is not None:
             held = {"holders": sheet.records(), "unexplained": sheet.unexplained}
             records = tuple({**record, **held} for record in records)
-        yield Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals, sheet, problems)
+        explanation = Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals, sheet)
+        if holders:
+            explanation = _mapped(context, f, replace(explanation, problems=problems))
+        yield explanation
+
+
+def _mapped(context: Context, f: Folios, explanation: Explanation) -> Explanation:
+    """Add who maps a folio."""
+    if explanation.sheet is None:  # of the kernel's own
+        return explanation
+    head, mapcount = int(f.pfn[0]), int(formulas.folio_mapcount(f)[0])
+    mappers = find_mappers(context, [head])
+    found, more = mappers.records(head)
+    problems = list(mappers.failures)
+    if mappers.complete and mappers.count(head) != mapcount:
+        problems.append(
+            f"page tables map the folio at {head:#x} {mappers.count(head)} times, its map count is {mapcount}"
+        )
+    return replace(
+        explanation,
+        records=tuple({**record, "mappers": found} for record in explanation.records),
+        mappers=tuple(found),
+        more_mappers=more,
+        problems=(*explanation.problems, *problems),
+    )
 
 
 def _sheet(context: Context, f: Folios) -> tuple[Sheet | None, tuple[str, ...]]:
