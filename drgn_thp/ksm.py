@@ -78,6 +78,8 @@ class KsmMappings:
         return len(found)
 
     def _read(self, address: int) -> int:
+        if not 0 <= address < 1 << 64:  # drgn takes no such number
+            raise FaultError("no address", address & (1 << 64) - 1)
         word: int = self._word.unpack(self.prog.read(address, 8))[0]
         return word
 
