@@ -101,14 +101,15 @@ def hugetlb_columns(hstates: list[Hstate], f: Folios) -> dict[str, Column]:
                 column |= f.order == order
         return column
 
-    def on_node(h: Hstate, nodes: list[int]) -> Column:
-        found: Column = (f.order == h.order) & numpy.isin(f.node, nodes)
+    def unless_on(h: Hstate, full: list[int]) -> Column:
+        # Of a node that could not be read, which the report says, nothing is known against it.
+        found: Column = (f.order == h.order) & ~numpy.isin(f.node, full)
         return found
 
     room, target = numpy.zeros(len(f), dtype=bool), numpy.zeros(len(f), dtype=bool)
     for h in hstates:
-        room |= on_node(h, [node for node, number in h.room.items() if number])
-        target |= on_node(h, [node for node in h.room if h.has_target_on(node)])
+        room |= unless_on(h, [node for node, number in h.room.items() if not number])
+        target |= unless_on(h, [node for node in h.room if not h.has_target_on(node)])
     return {
         "hugetlb_room_on_node": room,
         "hugetlb_target_on_node": target,
