@@ -82,8 +82,8 @@ static void offline_for_ever(int number)
 	DIR *directory = opendir(BLOCKS);
 	must(directory != NULL, BLOCKS);
 	for (struct dirent *entry; (entry = readdir(directory)) && count < 64;)
-		if (!strncmp(entry->d_name, "memory", 6) && strlen(entry->d_name) < 24)
-			strcpy(blocks[count++], entry->d_name);
+		if (!strncmp(entry->d_name, "memory", 6) && strchr("0123456789", entry->d_name[6]))
+			snprintf(blocks[count++], sizeof(blocks[0]), "%.20s", entry->d_name);
 	closedir(directory);
 	must(count > 0, "no memory blocks");
 	sigaction(SIGALRM, &action, NULL);

@@ -38,8 +38,9 @@ static void pipe_for_ever(int number)
 			must(gone > 0, "splice");
 			size -= gone;
 		}
-		// Half of them are freed, and come back at once: the same frames, for the same process.
-		madvise(piece.iov_base, piece.iov_len / 2, MADV_DONTNEED);
+		// They are freed, and come back at once: the same frames, for the same process, unless they were moved off
+		// the node.
+		madvise(piece.iov_base, piece.iov_len, MADV_DONTNEED);
 		memset(piece.iov_base, slice, piece.iov_len);
 	}
 }
@@ -51,6 +52,8 @@ static void read_for_ever(int number)
 	must(fd >= 0, SLOW_DISK);
 	for (int slice = number;; slice++) {
 		void *buffer = region + slice % SLICES * READ_PAGES * PAGE;
+		madvise(buffer, READ_PAGES * PAGE, MADV_DONTNEED);
+		memset(buffer, slice, READ_PAGES * PAGE);
 		must(pread(fd, buffer, READ_PAGES * PAGE, roll(1024) * PAGE) == (ssize_t)(READ_PAGES * PAGE), "pread");
 	}
 }
