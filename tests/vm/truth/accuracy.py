@@ -164,12 +164,16 @@ def _blocks(results: list[Result]) -> Iterator[str]:
     yield ""
     yield "What was said of offlining each block of the hot-plugged node, and what became of it."
     yield ""
-    counts = Counter(
-        (result.kernel, block.said, block.answer, "agrees" if block.agrees else "**disagrees**")
-        for result in results
-        for block in result.blocks
+    scenes: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for result in results:
+        for block in result.blocks:
+            key = (result.kernel, block.said, block.answer, "agrees" if block.agrees else "**disagrees**")
+            scenes[key][block.scene] += 1
+    rows = (
+        [*key, sum(seen.values()), ", ".join(f"{name} {n}" for name, n in sorted(seen.items()))]
+        for key, seen in sorted(scenes.items())
     )
-    yield from _table(["kernel", "said", "became", "", "blocks"], ([*key, n] for key, n in sorted(counts.items())))
+    yield from _table(["kernel", "said", "became", "", "blocks", "of these in the scenes"], rows)
 
 
 def _load(load: list[dict[str, Any]]) -> Iterator[str]:

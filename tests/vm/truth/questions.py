@@ -22,8 +22,8 @@ Answers = dict[int, Told]
 
 MOVE, MOVE_ALL = 2, 4
 # Seconds after which a call is taken not to return: many times what any takes that does. Offlining is asked for as long
-# as it still gets on.
-CALL_SECONDS, OFFLINE_SECONDS = 4, 2
+# as it still gets on, which a busy machine may hide for a while.
+CALL_SECONDS, OFFLINE_SECONDS, OFFLINE_LOOKS = 4, 2, 3
 SETTLE_SECONDS, STUCK_SECONDS = 20, 3
 # Of half a second and two CPUs. A driver at work takes one of them all.
 BUSY_HUNDREDTHS = 20
@@ -98,11 +98,12 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
         path = f"/sys/devices/system/memory/memory{block}/state"
         [[_, word]] = guest.ask(f"write {OFFLINE_SECONDS} {path} offline")
         if word == "running":
-            used = _used(guest, frames)
-            [[_, word]] = guest.ask(f"wait {OFFLINE_SECONDS}")
-            while word == "running" and len(now := _used(guest, frames)) < len(used):
-                used = now
+            used, idle = _used(guest, frames), 0
+            while word == "running" and idle < OFFLINE_LOOKS:
                 [[_, word]] = guest.ask(f"wait {OFFLINE_SECONDS}")
+                now = _used(guest, frames)
+                idle = idle + 1 if len(now) >= len(used) else 0
+                used = now
         if word == "running":
             used = _used(guest, frames)
             [[_, word]] = guest.ask("kill")

@@ -22,6 +22,7 @@ SUB_BLOCK_PAGES = 1024
 class BlockRow:
     """What was said of a memory block, and what became of it."""
 
+    scene: str
     block: int
     path: str
     said: str
@@ -161,7 +162,7 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
     ):
         became, answers = questions.offline(dump, heard.folios, block)
         mine = [folio for folio in inside if folio.pfn in answers]
-        blocks.append(BlockRow(block, "offline", verdicts[block], became))
+        blocks.append(BlockRow(dump.scene.name, block, "offline", verdicts[block], became))
         reached = _reached("offline", mine, answers, _anywhere)
         result.update(reached)
         unanswered = [folio for folio in mine if reached[folio.pfn].answer is Answer.NOT_REACHED]
