@@ -20,8 +20,9 @@ A guest of each kernel is put into the states of a *scene* (`tests/vm/workload`)
 question goes to the guest at the very moment of the dump, so that one cannot spoil the next and the page frames are
 those of the dump. The answer is whether these frames were vacated, not what is printed: by move_pages(2) of every folio
 that a process maps (`mbind`, `mbind-move-all`), offlining of every memory block of the hot-plugged node (`offline`),
-virtio-mem's unplug with one company of scenarios alive at a time (`contig`), split_huge_pages of debugfs (`split`) and
-compact_memory (`compaction-sync`, where only what has moved is an answer: it gives up for reasons of its own).
+virtio-mem's unplug with one company of scenarios alive at a time (`contig`), split_huge_pages of debugfs (`split`),
+compact_memory (`compaction-sync`, where only what has moved is an answer: it gives up for reasons of its own) and
+soft_offline_page (`soft-offline`: what is said of `split` for a large folio, then of `offline`).
 
 * **agrees**: the kernel did what was said. *Confirmed* are those where it also told an errno or the step at which it
   failed, and that is the one of the reason given.
@@ -64,6 +65,7 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
     return {
         "kernels": kernels,
         "seconds": round(seconds),
+        "missing": _missing(results),
         "paths": {path: {kernel: dict(counts) for kernel, counts in each.items()} for path, each in paths.items()},
         "reasons": {name: {kernel: dict(counts) for kernel, counts in each.items()} for name, each in reasons.items()},
         "blocks": {
@@ -72,6 +74,15 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
         },
         "load": load,
     }
+
+
+def _missing(results: list[Result]) -> dict[str, list[str]]:
+    """Return which questions could not be put to which kernels."""
+    kernels: dict[str, dict[str, None]] = defaultdict(dict)
+    for result in results:
+        for path in result.missing:
+            kernels[path][result.kernel] = None
+    return {path: list(names) for path, names in kernels.items()}
 
 
 def page(results: list[Result], load: list[dict[str, Any]], totals: dict[str, Any]) -> Iterator[str]:
@@ -109,6 +120,9 @@ def _paths(totals: dict[str, Any]) -> Iterator[str]:
         for kernel in totals["kernels"]
     ]
     yield from _table(["path", "kernel", *names], rows)
+    for path, kernels in totals["missing"].items():
+        yield f"Cannot be asked: {path} on {', '.join(kernels)}."
+    yield ""
 
 
 def _ledger(one: Row) -> str:

@@ -35,6 +35,9 @@ BALLAST_MIB = 16
 DEVICE = "/machine/peripheral/vmem"
 # Bits of /proc/kpageflags.
 COMPOUND = 1 << 15 | 1 << 16
+HWPOISON = 1 << 19
+STUCK = "does not return"
+SOFT_OFFLINE = "/sys/devices/system/memory/soft_offline_page"
 
 
 def _asked(folio: Folio) -> Mark | None:
@@ -60,7 +63,7 @@ def move(dump: Dump, folios: Iterable[Folio], flags: int) -> Answers:
 
 def _moved(words: list[str]) -> Told | None:
     if len(words) == 1:
-        return Told(Answer(words[0]), "does not return")
+        return Told(Answer(words[0]), STUCK)
     result, error, status = (int(word) for word in words[:3])
     before, after = (int(word, 0) for word in words[3:])
     if not before:
@@ -251,3 +254,51 @@ def compact(dump: Dump, folios: list[Folio]) -> Answers:
     return {
         folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else Answer.NOT_REACHED, word) for folio in inside
     }
+
+
+def soft_offline(dump: Dump, folios: list[Folio]) -> Answers | None:
+    """
+    Write the address of one page of each folio to soft_offline_page: it is to be moved away, and never used again.
+
+    :return: None where the kernel does not handle broken memory
+    """
+    # Broken ones are there already, and what a driver took away was never the kernel's.
+    pending = [folio for folio in folios if not {"hwpoison", "offline"} & _kinds(folio)]
+    result: Answers = {}
+    while pending:
+        with Rewound(dump) as guest:
+            while pending:
+                folio = pending.pop(0)
+                told = _soft_offline(guest, folio.marks[0].pfn)
+                if told is None:
+                    return None
+                result[folio.pfn] = told
+                # It waits for ever with a lock held that all others need.
+                if told.word == STUCK:
+                    pending = [other for other in pending if set(other.scenarios).isdisjoint(folio.scenarios)]
+                    break
+    # Huge pages take each other's place.
+    for folio in folios:
+        told = result.get(folio.pfn)
+        if told and told.answer is Answer.REFUSED and folio.said["offline"]["verdict"] == "ok":
+            with Rewound(dump) as guest:
+                result[folio.pfn] = _soft_offline(guest, folio.marks[0].pfn) or told
+    return result
+
+
+def _kinds(folio: Folio) -> set[str]:
+    said = folio.said["offline"]
+    return {said["type"], *said["flags"]}
+
+
+def _soft_offline(guest: Rewound, pfn: int) -> Told | None:
+    [[_, word]] = guest.ask(f"write {CALL_SECONDS} {SOFT_OFFLINE} {pfn << 12:#x}")
+    if word == str(errno.ENOENT):
+        return None
+    if word == "running":
+        [[_, word]] = guest.ask("kill")
+        return Told(Answer(word), STUCK)
+    if word != "0":
+        return Told(Answer.REFUSED, f"-{errno.errorcode[int(word)]}")
+    used = [int(flags, 0) for *_, flags in guest.ask(f"used {pfn} {pfn + 1}")]
+    return Told(Answer.REFUSED, "still used") if used and not used[0] & HWPOISON else Told(Answer.MOVED)

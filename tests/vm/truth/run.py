@@ -63,7 +63,35 @@ def ask(dump: Dump) -> Result:
     add("contig", _contig(dump, heard))
     answers, result.blocks = _offline(dump, heard)
     add("offline", answers)
+    heard.folios[:] = [_as_soft_offline(folio) for folio in heard.folios]
+    soft = questions.soft_offline(dump, heard.folios)
+    if soft is None:
+        result.missing.append("soft-offline")
+    else:
+        add("soft-offline", soft)
     return result
+
+
+def _as_soft_offline(folio: Folio) -> Folio:
+    """
+    Add what is to be expected of soft_offline_page(), which is no path of its own.
+
+    It splits what is large, unless that is a huge page, and moves one page as offlining does: but once, and not for ever.
+    """
+    said = folio.said["offline"]
+    if folio.order and said["type"] != "hugetlb" and folio.said["split"]["verdict"] == "refused":
+        said = folio.said["split"]
+    elif said["verdict"] == "ok" and said["batches"]:
+        # Offlining empties them first.
+        said = {
+            **said,
+            "verdict": "refused",
+            "reason": "lru-batch",
+            "duration": "transient",
+            "check": "migrate_pages()",
+        }
+    lasting = "permanent" if said["duration"] == "endless" else said["duration"]
+    return replace(folio, said={**folio.said, "soft-offline": {**said, "duration": lasting}})
 
 
 def _refused(folio: Folio, path: str) -> bool:
