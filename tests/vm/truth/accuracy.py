@@ -19,7 +19,8 @@ what the tables are made of is in `accuracy.json`, and all single rows in what `
 A guest of each kernel is put into the states of a *scene* (`tests/vm/workload`), dumped, and its state saved. Every
 question goes to the guest at the very moment of the dump, so that one cannot spoil the next and the page frames are
 those of the dump. The answer is whether these frames were vacated, not what is printed: by move_pages(2) of every folio
-that a process maps (`mbind`, `mbind-move-all`), offlining of every memory block of the hot-plugged node (`offline`),
+that a process maps (`mbind`, `mbind-move-all`), offlining of every memory block of the hot-plugged node and of those of
+boot memory that have marked folios (`offline`),
 virtio-mem's unplug with one company of scenarios alive at a time (`contig`), split_huge_pages of debugfs (`split`),
 compact_memory (`compaction-sync`, where only what has moved is an answer: it gives up for reasons of its own) and
 soft_offline_page (`soft-offline`: what is said of `split` for a large folio, then of `offline`).
@@ -176,7 +177,7 @@ def _doubts(results: list[Result]) -> Iterator[str]:
 def _blocks(results: list[Result]) -> Iterator[str]:
     yield "## Memory blocks"
     yield ""
-    yield "What was said of offlining each block of the hot-plugged node, and what became of it."
+    yield "What was said of offlining these blocks, and what became of them."
     yield ""
     scenes: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for result in results:
