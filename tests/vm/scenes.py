@@ -71,5 +71,14 @@ EXHAUSTED = Scene("exhausted", memory_mib=1024)
 
 POISON = Scene("poison")
 
-SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON)
+# Boot memory of which one whole GiB can be set aside, and two that can become one page each, behind the kernel's own.
+# The kernel itself must not be in the middle of it, where chance might put it.
+GIGANTIC = Scene(
+    "gigantic",
+    memory_mib=2304,
+    hotplug_mib=3072,
+    arguments=("memhp_default_state=online_kernel", "nokaslr", "hugetlb_cma=0:1G", "hugetlb_free_vmemmap=on"),
+)
+
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
 """Those that the truth run asks the kernel about."""

@@ -35,7 +35,8 @@ BALLAST_MIB = 16
 DEVICE = "/machine/peripheral/vmem"
 # Bits of /proc/kpageflags.
 COMPOUND = 1 << 15 | 1 << 16
-HWPOISON = 1 << 19
+HUGE, HWPOISON = 1 << 17, 1 << 19
+GIGANTIC_POOL = "/sys/devices/system/node/node0/hugepages/hugepages-1048576kB/nr_hugepages"
 STUCK = "does not return"
 SOFT_OFFLINE = "/sys/devices/system/memory/soft_offline_page"
 
@@ -79,10 +80,12 @@ def _moved(words: list[str]) -> Told | None:
     return Told(Answer.REFUSED, f"returns {result}", "migration")
 
 
-def _used(guest: Rewound, frames: range) -> set[int]:
+def _used(guest: Rewound, frames: range, but: int = 0) -> set[int]:
+    """Return those that are in use, other than by pages with any of some flags."""
     used: set[int] = set()
-    for _, first, pages, _ in guest.ask(f"used {frames.start} {frames.stop}"):
-        used.update(range(int(first, 0), int(first, 0) + int(pages)))
+    for _, first, pages, flags in guest.ask(f"used {frames.start} {frames.stop}"):
+        if not int(flags, 0) & but:
+            used.update(range(int(first, 0), int(first, 0) + int(pages)))
     return used
 
 
@@ -153,7 +156,7 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
         qmp("qom-set", path=DEVICE, property="requested-size", value=0)
         size = _settled(guest)
         used = _used(guest, frames)
-        stuck = bool(used) and _stuck(qmp, size)
+        stuck = bool(used) and _stuck(qmp, size, len(frames) << 12)
     left = Answer.BLOCKED if stuck else Answer.REFUSED
     return size, {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else left) for folio in inside}
 
@@ -206,18 +209,38 @@ def _settled(guest: Rewound) -> int:
     return size
 
 
-def _stuck(qmp: object, size: int) -> bool:
+def _stuck(qmp: object, size: int, most: int) -> bool:
     """Return whether the driver sleeps: then it does not give us the memory that it could give now either."""
     assert callable(qmp)
     whole = int(qmp("qom-get", path=DEVICE, property="requested-size"))
     assert whole == 0
-    qmp("qom-set", path=DEVICE, property="requested-size", value=(size + (128 << 20)) & -(128 << 20))
+    more = (size + (128 << 20)) & -(128 << 20)
+    if more > most:
+        return False  # it gave nothing back, and cannot be offered more
+    qmp("qom-set", path=DEVICE, property="requested-size", value=more)
     deadline = time.monotonic() + STUCK_SECONDS
     while time.monotonic() < deadline:
         if int(qmp("qom-get", path=DEVICE, property="size")) != size:
             return False
         time.sleep(0.05)
     return True
+
+
+def cma(dump: Dump, folios: list[Folio], area: range, alive: Iterable[str]) -> Answers:
+    """
+    Let hugetlb make one huge page of its CMA area.
+
+    :param alive: Only these scenarios are still there
+    """
+    inside = [folio for folio in folios if folio.pfn in area]
+    with Rewound(dump) as guest:
+        _keep(guest, alive)
+        [[_, word]] = guest.ask(f"write {SETTLE_SECONDS} {GIGANTIC_POOL} 1")
+        if word != "0":
+            raise AssertionError(f"{GIGANTIC_POOL}: {word}")
+        # Looked at while the page is there: what is given back is somebody's again at once.
+        used = _used(guest, area, but=HUGE)
+    return {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else Answer.REFUSED) for folio in inside}
 
 
 def split(dump: Dump, folios: list[Folio]) -> Answers:

@@ -17,6 +17,7 @@ from .said import Folio, Record, Said
 
 # What virtio-mem asks for at a time, at the most (5.10: MAX_ORDER - 1).
 SUB_BLOCK_PAGES = 1024
+GIGANTIC_PAGES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ def ask(dump: Dump) -> Result:
     add("split", questions.split(dump, heard.folios))
     add("compaction-sync", questions.compact(dump, heard.folios))
     add("contig", _contig(dump, heard))
+    area = _cma_area(dump)
+    if area:
+        add("contig", _cma(dump, heard, area))
     answers, result.blocks = _offline(dump, heard)
     add("offline", answers)
     heard.folios[:] = [_as_soft_offline(folio) for folio in heard.folios]
@@ -110,12 +114,13 @@ class _Company:
     refused: bool
 
 
-def _companies(folios: Iterable[Folio], path: str) -> list[_Company]:
+def _companies(folios: Iterable[Folio], path: str, place: Callable[[Folio], int] | None = None) -> list[_Company]:
     """
     Return who may be alive at the same time.
 
-    All of which nothing is refused. Others only if no two have folios in one sub-block: the kernel gives up a sub-block
-    at the first folio that it cannot have. Huge pages stay together, as they take each other's place in the pool.
+    All of which nothing is refused. Others only if no two have folios in one place, by default a sub-block: the kernel
+    gives it up at the first folio that it cannot have. Huge pages stay together, as they take each other's place in
+    the pool.
     """
     by_scenario: dict[str, list[Folio]] = {}
     for folio in folios:
@@ -125,7 +130,9 @@ def _companies(folios: Iterable[Folio], path: str) -> list[_Company]:
     free = {name for name, mine in by_scenario.items() if not any(_refused(f, path) for f in mine)} - {"hugetlb"}
     groups: list[tuple[set[str], set[int]]] = []
     for name in sorted(set(by_scenario) - free - {"hugetlb"}):
-        places = {frame // SUB_BLOCK_PAGES for folio in by_scenario[name] for frame in folio.frames}
+        places = {
+            place(folio) if place else frame // SUB_BLOCK_PAGES for folio in by_scenario[name] for frame in folio.frames
+        }
         for names, taken in groups:
             if taken.isdisjoint(places):
                 names.add(name)
@@ -154,6 +161,23 @@ def _contig(dump: Dump, heard: Said) -> Answers:
         blocked = any(told.answer is Answer.BLOCKED for told in answers.values())
         answers = _reached("contig", inside, answers, _anywhere if blocked else _sub_block)
         result.update((folio.pfn, answers[folio.pfn]) for folio in mine)
+    return result
+
+
+def _cma_area(dump: Dump) -> range | None:
+    """Return the page frames of hugetlb's CMA area, all of which make one huge page; None if this kernel has none."""
+    frame = next((mark.pfn for mark in dump.marks if mark.scenario.startswith("cma_")), None)
+    return None if frame is None else range(frame & -GIGANTIC_PAGES, (frame & -GIGANTIC_PAGES) + GIGANTIC_PAGES)
+
+
+def _cma(dump: Dump, heard: Said, area: range) -> Answers:
+    """Ask CMA for all of its area, with some scenarios alive at a time: it gives up at the first folio."""
+    inside = [folio for folio in heard.folios if folio.pfn in area]
+    result: Answers = {}
+    for company in _companies(inside, "contig", _anywhere):
+        mine = _among(inside, company.scenarios)
+        answers = _reached("contig", mine, questions.cma(dump, mine, area, company.scenarios), _anywhere)
+        result.update(answers)
     return result
 
 
