@@ -53,6 +53,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         problem = structural(context, census)
         if problem:
             return NO, problem
+        if census.huge_beyond and context.kernel.isolation_migrates_straddlers:
+            return NO, "-EBUSY: a huge page reaches into the next block"
     order = (
         (Duration.PERMANENT, NO),
         (Duration.ENDLESS, ENDLESS),

@@ -12,7 +12,9 @@ from drgn_thp.census import BlockCensus, PathCensus
 from drgn_thp.verdicts import block_verdict
 
 CONTEXT: Any = SimpleNamespace(
-    resources=SimpleNamespace(covers=lambda start, end: True), doubts=SimpleNamespace(unreadable_pageblocks=())
+    kernel=SimpleNamespace(isolation_migrates_straddlers=False),
+    resources=SimpleNamespace(covers=lambda start, end: True),
+    doubts=SimpleNamespace(unreadable_pageblocks=()),
 )
 BLOCK: Any = SimpleNamespace(start_pfn=0, end_pfn=0x8000, single_zone=True, online=True, pages=0x8000)
 

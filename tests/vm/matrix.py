@@ -47,22 +47,21 @@ NO_POISON = frozenset(
     | {"poison_clean", "poison_dirty", "poison_tmpfs", "soft_offline", "soft_offline_thp", "soft_offline_hugetlb"}
 )
 
-# Built without CMA, and without what gives back the struct pages of huge pages.
+# Built without.
 NO_CMA = frozenset({"cma_ballast", "cma_base", "cma_forked", "cma_mlocked", "cma_held", "cma_thp", "cma_thp_held"}) | {
     "cma_tmpfs",
     "cma_ext4",
     "cma_ext4_held",
 }
-NO_HVO = frozenset({"hvo_used", "hvo_held"})
 
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | NO_POISON | FUSE_COPIES | {"secretmem", "udmabuf"}),
+    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CMA | {"secretmem", "udmabuf"}),
     Kernel(
         "6.1",
         ("bookworm", "bookworm-updates", "bookworm-security"),
-        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | {"hugetlb_fixed", "udmabuf"},
+        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CMA | {"hugetlb_fixed", "udmabuf"},
     ),
-    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_CMA),
     Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),
 )
 

@@ -45,7 +45,8 @@ class Scene:
 
 LAB = Scene("lab")
 
-HUGE = Scene("huge")
+# Where the kernel can, it gives back most struct pages of each huge page.
+HUGE = Scene("huge", arguments=("hugetlb_free_vmemmap=on",))
 
 FILES = Scene(
     "files",
@@ -77,7 +78,7 @@ GIGANTIC = Scene(
     "gigantic",
     memory_mib=2304,
     hotplug_mib=3072,
-    arguments=("memhp_default_state=online_kernel", "nokaslr", "hugetlb_cma=0:1G", "hugetlb_free_vmemmap=on"),
+    arguments=("memhp_default_state=online_kernel", "nokaslr", "hugetlb_cma=0:1G"),
 )
 
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)

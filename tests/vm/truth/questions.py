@@ -285,8 +285,13 @@ def soft_offline(dump: Dump, folios: list[Folio]) -> Answers | None:
 
     :return: None where the kernel does not handle broken memory
     """
-    # Broken ones are there already, and what a driver took away was never the kernel's.
-    pending = [folio for folio in folios if not {"hwpoison", "offline"} & _kinds(folio)]
+    # Broken ones are there already, and what a driver took away was never the kernel's. For one of 1 GiB, it looks for
+    # another for longer than anybody waits.
+    pending = [
+        folio
+        for folio in folios
+        if not {"hwpoison", "offline"} & _kinds(folio) and len(folio.frames) <= PAGES_PER_BLOCK
+    ]
     result: Answers = {}
     while pending:
         with Rewound(dump) as guest:

@@ -88,6 +88,8 @@ def _as_soft_offline(folio: Folio) -> Folio:
     said = folio.said["offline"]
     if folio.order and said["type"] != "hugetlb" and folio.said["split"]["verdict"] == "refused":
         said = folio.said["split"]
+    elif said["reason"] == "cma-pageblock":
+        said = folio.said["contig"]  # it is the one page that is to go, not the area
     elif said["verdict"] == "ok" and said["batches"]:
         # Offlining empties them first.
         said = {

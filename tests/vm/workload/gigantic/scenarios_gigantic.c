@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Huge pages of 1 GiB, which no movable memory may hold, and some of 2 MiB whose struct pages were mostly given back.
+// Huge pages of 1 GiB, which no movable memory may hold: larger than a memory block.
 #include "../expect.h"
 
-#define POOL(size) "/sys/devices/system/node/node1/hugepages/hugepages-" size "kB/nr_hugepages"
-#define GIGANTIC POOL("1048576")
-#define HUGE POOL("2048")
+#define POOL "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB/nr_hugepages"
 #define GIB_SHIFT 30
 
 #ifndef MAP_HUGE_SHIFT
@@ -20,46 +18,15 @@ static char *huge_page(size_t size, int flags)
 	return region;
 }
 
-static void mark_ends(char *region, int pages, int held, const char *note)
-{
-	mark("hugetlb", region, 0, held, note);
-	mark("hugetlb", region, pages - 1, held, note);
-}
-
 static void gigantic_used(void)
 {
-	check(write_file(GIGANTIC, "2") == 0 && number_in(GIGANTIC, "") == 2, "no two huge pages of 1 GiB");
+	check(write_file(POOL, "2") == 0 && number_in(POOL, "") == 2, "no two huge pages of 1 GiB");
 	char *region = huge_page(1UL << GIB_SHIFT, GIB_SHIFT << MAP_HUGE_SHIFT);
-	mark_ends(region, 1 << (GIB_SHIFT - 12), 0, "the other is free");
-}
-
-static void need_hvo(void)
-{
-	char text[8] = "";
-	read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", text, sizeof(text));
-	if (text[0] != '1')
-		lacks("the struct pages of huge pages stay");
-}
-
-static void hvo_used(void)
-{
-	need_hvo();
-	check(write_file(HUGE, "4") == 0 && number_in(HUGE, "") == 4, "nr_hugepages");
-	char *region = huge_page(THP, 0);
-	mark_ends(region, 512, 0, "two are free");
-}
-
-static void hvo_held(void)
-{
-	need_hvo();
-	char *region = huge_page(THP, 0);
-	hold(region + 3 * PAGE);
-	mark_ends(region, 512, 1, "page 3");
+	mark("hugetlb", region, 0, 0, "the other is free");
+	mark("hugetlb", region, (1 << (GIB_SHIFT - 12)) - 1, 0, "the other is free");
 }
 
 const struct scenario scenarios_gigantic[] = {
 	{"gigantic_used", gigantic_used},
-	{"hvo_used", hvo_used},
-	{"hvo_held", hvo_held},
 	{0},
 };
