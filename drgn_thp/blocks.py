@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Callable, Literal
 
@@ -14,7 +14,7 @@ from drgn.helpers.linux.mm import for_each_memory_block
 
 from .errors import BadArgument
 from .layout import find_type, is_little_endian
-from .sections import Sections
+from .sections import Sections, SectionStates
 
 ONLINE, OFFLINE = "online", "offline"
 MAX_BLOCKS = 1 << 20
@@ -190,6 +190,14 @@ def online_ranges(block: Block, runs: list[tuple[int, int]]) -> list[tuple[int, 
         if first < last:
             result.append((first, last))
     return result
+
+
+def block_as_is(block: Block, states: SectionStates) -> Block:
+    """Return a block of a live target with its state now, as far as its sections tell: on- or offline."""
+    online = bool(states.runs())
+    if online == block.online:
+        return block
+    return replace(block, state=ONLINE if online else OFFLINE)
 
 
 def named_blocks(texts: Sequence[str] | None, page_shift: int, option: str = "") -> Callable[[Block], bool] | None:

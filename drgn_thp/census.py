@@ -11,7 +11,7 @@ import numpy
 
 from . import formulas
 from .blocks import Block
-from .context import needs_buffers
+from .context import needs_more
 from .folios import Column, Folios
 from .gates import Gate, Path, Reason
 
@@ -72,6 +72,10 @@ class BlockCensus:
     unreadable: int = 0
     undecided: int = 0
     """Folios of which something cannot be read that may refuse them: their address_space, their buffer heads."""
+    changing: int = 0
+    """Folios of a live target that contradicted themselves however often they were read: not judged."""
+    changed: bool = False
+    """The block went on- or offline, or away, each time it was read: nothing is said of what is in it."""
     zones: dict[tuple[int, int], int] = field(default_factory=dict)
     """Pages in use by node and zone."""
     refused: Folios | None = None
@@ -94,8 +98,11 @@ class Tally:
     def __init__(self, paths: Sequence[Path], keep: Callable[[Reason], bool]) -> None:
         self.paths = paths
         self._keep = keep
-        self.worth: list[tuple[int, tuple[int, int], tuple[Gate | None, ...], bool]] = []
-        """Pages, place (node and zone), the gate that refuses first on each path, and whether that is undecided."""
+        self.worth: list[tuple[int, tuple[int, int], tuple[Gate | None, ...], bool, bool]] = []
+        """
+        Pages, place (node and zone), the gate that refuses first on each path, and whether that is undecided, or the
+        folio is changing.
+        """
         self.kept = numpy.zeros(0, dtype=bool)
         """Refused for a reason whose folios are wanted themselves, not just their number."""
         self.alone = numpy.zeros(0, dtype=bool)
@@ -107,25 +114,26 @@ class Tally:
         self.contig = numpy.zeros(0, numpy.int16)
         """Which gate of the path contig refuses first; -1 for none."""
 
-    def judge(self, f: Folios, final: bool = False) -> None:
+    def judge(self, f: Folios, final: bool = False, again: Column | None = None) -> None:
         """
         Judge folios, each of which stands for a class, and note what they are worth.
 
         :param final: Whether a folio that must be judged alone stands for itself only
+        :param again: Which of them are to be read again, each for itself
         """
         pages = numpy.where(formulas.is_free(f), 0, formulas.nr_pages(f)).tolist()
         places = zip(f.node.tolist(), f.zone.tolist())
         refusing = []
         kept = numpy.zeros(len(f), dtype=bool)
         for path in self.paths:
-            primary = path.judge(f).primary
+            primary = numpy.where(f.changing, -1, path.judge(f).primary)
             if path.name == "contig":
                 self.contig = primary
             gates: list[Gate | None] = [*path.gates, None]  # the last stands for "ok", which is -1
             refusing.append([gates[index] for index in primary.tolist()])
             kept |= numpy.array([gate is not None and self._keep(gate.reason) for gate in gates])[primary]
-        self.worth = list(zip(pages, places, zip(*refusing), f.undecided.tolist()))
-        self.alone = needs_buffers(f) & (not final)
+        self.worth = list(zip(pages, places, zip(*refusing), f.undecided.tolist(), f.changing.tolist()))
+        self.alone = (needs_more(f) if again is None else needs_more(f) | again) & (not final)
         self.kept = kept & ~self.alone
         self.individual = self.kept | self.alone
         huge = numpy.where(formulas.PageHuge(f), formulas.nr_pages(f), 0)
@@ -147,7 +155,7 @@ class Tally:
         classes = weights.nonzero()[0]
         tables = [census.paths[path.name] for path in self.paths]
         for number, folios in zip(classes.tolist(), weights[classes].tolist()):
-            pages, place, gates, undecided = self.worth[number]
+            pages, place, gates, undecided, changing = self.worth[number]
             if self.hugetlb[number] > 0:
                 census.hugetlb_used += folios * int(self.hugetlb[number])
             else:
@@ -157,6 +165,7 @@ class Tally:
             census.folios += folios
             census.pages += folios * pages
             census.undecided += folios * undecided
+            census.changing += folios * changing
             census.zones[place] = census.zones.get(place, 0) + folios * pages
             for table, gate in zip(tables, gates):
                 if gate is not None:

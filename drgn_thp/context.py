@@ -17,17 +17,21 @@ from drgn.helpers.linux.mm import follow_phys
 from .batches import Batches, read_batches
 from .blocks import sections_per_block
 from .buffers import Buffers
+from .errors import UnknownLayout
 from .folios import Column, Folios
-from .formulas import page_cache
+from .formulas import PAGE_MAPPING_KSM, PageKsm, folio_mapcount, page_cache
 from .hugetlb import Hstate, hugetlb_columns, read_hstates
 from .kernel import Kernel
+from .ksm import KsmMappings, TooMany
 from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
 from .memmap import Memmap
+from .processes import Processes, read_processes
 from .resources import Resources, read_resources
 from .rows import Rows
 from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read_sections
+from .settle import Settler, contradicts
 from .traits import read_kernel
 from .virtio_mem import VirtioMem, read_virtio_mem
 from .zones import Zone, check_zone_bits, read_zones
@@ -41,6 +45,8 @@ class Doubts:
     """Numbers of sections whose pageblock flags could not be read."""
     unreadable_buffers: set[int] = field(default_factory=set)
     """Page frames whose buffer heads could not be followed."""
+    unreadable_ksm: set[int] = field(default_factory=set)
+    """Page frames of KSM of which it cannot be told whether KSM knows all who map them."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -62,7 +68,10 @@ class Context:
     huge_zero_pfns: tuple[int, ...]
     resources: Resources
     doubts: Doubts
+    live: bool = False
+    """Whether it goes on while it is read."""
     _buffers: Buffers | None = None
+    _ksm: KsmMappings | None = None
     _odd_pageblocks: dict[int, OddPageblocks | None] = field(default_factory=dict)
 
     @staticmethod
@@ -91,7 +100,12 @@ class Context:
         """
         context = Context.of(prog)
         doubts = context.doubts
-        doubted = doubts.unreadable_pageblocks or doubts.unreadable_buffers or context.mappings.unreadable
+        doubted = (
+            doubts.unreadable_pageblocks
+            or doubts.unreadable_buffers
+            or doubts.unreadable_ksm
+            or context.mappings.unreadable
+        )
         if doubted or prog.flags & ProgramFlags.IS_LIVE:
             del prog.cache["drgn_thp", None]
         return Context.of(prog)
@@ -131,8 +145,47 @@ class Context:
         )
         busy, unreadable = self._buffer_busy(f)
         unknown = page_cache(f) & (f.migrate_op == MigrateOp.UNKNOWN)
-        f.attach(buffer_busy=busy, undecided=unknown | unreadable)
+        lost, unfollowed = self._ksm_lost(f)
+        f.attach(buffer_busy=busy, ksm_lost=lost, undecided=unknown | unreadable | unfollowed)
         return f
+
+    def read_folio(self, pfn: int) -> Folios:
+        """
+        Return the table of one folio, by the number of any page frame of it.
+
+        :raises FaultError: if a struct page cannot be read
+        """
+        return self.folios(self.settled(self.memmap.read_folio(pfn)))
+
+    def settled(self, rows: Rows) -> Rows:
+        """Return folios of a live target with those read again that contradict themselves; of a dump, as they are."""
+        if not self.live:
+            return rows
+        bad = numpy.flatnonzero(contradicts(self.layout, rows, self.folios(rows)))
+        return self.settler.settle(rows, bad, self._anew) if len(bad) else rows
+
+    def _anew(self, rows: Rows) -> Folios:
+        """Return the table of some folios, with the batches as they are now."""
+        self.read_batches()
+        return self.folios(rows)
+
+    def read_batches(self) -> None:
+        """Read the per-CPU batches of a live target again: they change more often than anything else."""
+        self.batches = read_batches(self.prog, self.layout)
+        self.__dict__.pop("_batched", None)
+
+    @cached_property
+    def settler(self) -> Settler:
+        """What reads folios of a live target again."""
+        return Settler(self.memmap)
+
+    @cached_property
+    def processes(self) -> Processes:
+        """All tasks; what could not be read of them is in its ``failures``."""
+        try:
+            return read_processes(self.prog)
+        except UnknownLayout as error:
+            return Processes(self.prog, [], [str(error)])
 
     @cached_property
     def virtio_mem(self) -> VirtioMem:
@@ -180,9 +233,14 @@ class Context:
             return self._odd_pageblocks[section_number]
         except KeyError:
             odd = self._read_odd_pageblocks(section_number)
-        if not self.prog.flags & ProgramFlags.IS_LIVE:  # there, they may change
+        if not self.live:  # there, they may change
             self._odd_pageblocks[section_number] = odd
         return odd
+
+    def forget_pageblocks(self, start_pfn: int, end_pfn: int) -> None:
+        """Forget what could not be read of the pageblocks of a range of memory that has gone."""
+        size = self.sections.pages_per_section
+        self.doubts.unreadable_pageblocks -= set(range(start_pfn // size, (end_pfn - 1) // size + 1))
 
     def _read_odd_pageblocks(self, section_number: int) -> OddPageblocks | None:
         index = self.sections.index(section_number * self.sections.pages_per_section)
@@ -210,6 +268,23 @@ class Context:
                 unreadable[row] = True
         return result, unreadable
 
+    def _ksm_lost(self, f: Folios) -> tuple[Column, Column]:
+        """Return which folios are mapped where KSM does not know of it, and of which that cannot be known."""
+        result, unreadable = numpy.zeros(len(f), dtype=bool), numpy.zeros(len(f), dtype=bool)
+        suspects = numpy.flatnonzero(needs_ksm(f))
+        if len(suspects) and self._ksm is None:
+            self._ksm = KsmMappings(self.prog, self.kernel.page_shift)
+        mapcount = folio_mapcount(f)
+        for row in suspects:
+            assert self._ksm is not None
+            number = int(mapcount[row])
+            try:
+                result[row] = self._ksm.known(int(f.mapping[row]), int(f.pfn[row]), number) < number
+            except (FaultError, TooMany):
+                self.doubts.unreadable_ksm.add(int(f.pfn[row]))
+                unreadable[row] = True
+        return result, unreadable
+
 
 _NO_ZERO_PAGE = "a zero page is taken for any other page of the kernel's"
 _DEFAULT = "its default is assumed"
@@ -218,6 +293,16 @@ _DEFAULT = "its default is assumed"
 def needs_buffers(f: Folios) -> Column:
     """Return which folios' buffer heads have to be looked at."""
     return page_cache(f) & f.private_flag & (f.migrate_op == MigrateOp.BUFFER_NOREFS)
+
+
+def needs_ksm(f: Folios) -> Column:
+    """Return which folios' lists of mappings in KSM have to be followed."""
+    return PageKsm(f) & (f.mapping != PAGE_MAPPING_KSM) & (folio_mapcount(f) > 0)
+
+
+def needs_more(f: Folios) -> Column:
+    """Return which folios' verdicts do not follow from what they look like."""
+    return needs_buffers(f) | needs_ksm(f)
 
 
 def _any_of(pfn: Column, pfns: tuple[int, ...]) -> Column:
@@ -304,4 +389,5 @@ def _read_context(prog: Program, racy_check: str | None) -> Context:
         _huge_zero_pfns(prog, layout, doubts),
         resources,
         doubts,
+        bool(prog.flags & ProgramFlags.IS_LIVE),
     )

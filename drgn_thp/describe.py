@@ -103,7 +103,7 @@ class Describer:
             facts["zone"] = self.zone_name(int(f.zone[i]))
             facts["node"] = int(f.node[i])
             for path, verdict in verdicts:
-                word = _verdict(verdict, i, bool(f.undecided[i]))
+                word = _verdict(verdict, i, bool(f.undecided[i]), bool(f.changing[i]))
                 yield {"schema": SCHEMA, "kind": "folio", **common, "path": path.name, **word, **facts}
 
     def _flags(self, f: Folios) -> list[list[str]]:
@@ -176,6 +176,8 @@ class Describer:
             "hole_pages": census.holes,
             "poisoned_pages": census.poisoned,
             "unreadable_pages": census.unreadable,
+            "changing_folios": census.changing,
+            "changed": census.changed,
             "virtio_mem": self._virtio_mem(census),
             "paths": paths,
         }
@@ -256,11 +258,11 @@ class Describer:
         return zone.start_pfn << shift < device.end and device.start < zone.end_pfn << shift
 
 
-def _verdict(verdicts: Any, i: int, undecided: bool) -> Record:
+def _verdict(verdicts: Any, i: int, undecided: bool, changing: bool) -> Record:
     mask, primary = int(verdicts.mask[i]), int(verdicts.primary[i])
-    if primary < 0:
+    if primary < 0 or changing:
         return {
-            "verdict": "unknown" if undecided else "ok",
+            "verdict": "unknown" if undecided or changing else "ok",
             "reason": None,
             "also": [],
             "duration": None,

@@ -8,6 +8,8 @@ from typing import TextIO
 from tabulate import tabulate
 
 from .escape import printable
+from .holders import registry
+from .holders.balance import Sheet
 from .ledger import Explanation
 
 FACTS = ("type", "mapping", "flags", "zone", "node", "block", "refcount", "batches", "pins")
@@ -32,6 +34,9 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
         out.write(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right")) + "\n\n")
     else:
         out.write("references: the kernel's own page, mm does not say how many it should have\n\n")
+    if explanation.sheet is not None:
+        _write_sheet(explanation.sheet, out)
+        _write_mappers(explanation, out)
     advice = {}
     for path, refusals in explanation.refusals:
         verdict = next(record["verdict"] for record in explanation.records if record["path"] == path)
@@ -42,6 +47,50 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
             advice[refusal.reason] = refusal.advice
     if advice:
         out.write("\n" + "".join(f"{reason}: {text}\n" for reason, text in advice.items()))
+
+
+def _write_sheet(sheet: Sheet, out: TextIO) -> None:
+    """Write who holds the folio, and what is left then."""
+    out.write("held by\n")
+    rows = []
+    for record in sheet.records():
+        who = "-" if record["pid"] is None else f"{record['pid']} ({printable(record['comm'])})"
+        if record["processes"] > 1:
+            who += f" and {record['processes'] - 1} more"
+        inferred = "" if record["exact"] else ", inferred"
+        rows.append(
+            [
+                f"{printable(record['kind'])}: {printable(record['owner'])}{inferred}",
+                who if record["fd"] is None else f"{who} fd {record['fd']}",
+                f"{record['pins']} pinned" if record["pins"] else "",
+                str(record["refs"]),
+            ]
+        )
+    rows.append(["UNEXPLAINED", "", "", str(sheet.unexplained)])
+    align = ("left", "left", "left", "right")
+    out.write(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align) + "\n")
+    if sheet.unexplained < 0:
+        out.write("more was found than there is: an error of drgn_thp\n")
+    kinds = dict.fromkeys(held.kind for held, _, _ in sheet.holders)
+    out.write("".join(f"{printable(kind)}: {registry().walkers[kind].frees}\n" for kind in kinds) + "\n")
+
+
+def _write_mappers(explanation: Explanation, out: TextIO) -> None:
+    """Write who maps the folio, and where."""
+    if not explanation.mappers:
+        return
+    out.write("mapped by\n")
+    rows = []
+    for record in explanation.mappers:
+        who = "-" if record["pid"] is None else f"{record['pid']} ({printable(record['comm'])})"
+        pages = f"page {record['page']}" if record["pages"] == 1 else f"{record['pages']} pages from {record['page']}"
+        state = "" if record["state"] == "mapped" else f", {record['state']}"
+        where = f"{record['address']:#x} ({printable(record['what'] or 'not in any VMA')}{state})"
+        rows.append([who, where, pages, printable(record["container"] or record["cgroup"] or "")])
+    out.write(tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n")
+    if explanation.more_mappers:
+        out.write(f"and {explanation.more_mappers} more\n")
+    out.write("\n")
 
 
 def _shown(value: object) -> str:

@@ -34,7 +34,7 @@ def read_folio(page: Object) -> Folios:
     :raises UnknownLayout: if this kernel's ``struct page`` is not understood
     """
     context, pfn = _pfn(page)
-    return context.folios(context.memmap.read_folio(pfn))
+    return context.read_folio(pfn)
 
 
 def read_page(page: Object) -> Folios:
@@ -70,7 +70,7 @@ def page_mapcount(page: Object) -> int:
     :param page: ``struct page *``; a tail page is asked about itself
     """
     context, pfn = _pfn(page)
-    f = context.folios(context.memmap.read_folio(pfn))
+    f = context.read_folio(pfn)
     if pfn == _one(f.pfn):
         return _one(formulas.page_mapcount(f))
     tail = context.folios(context.memmap.rows_of_page(pfn))

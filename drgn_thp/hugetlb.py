@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy
 from drgn import Architecture, Object, Program
@@ -27,6 +27,12 @@ class Hstate:
     """hugepage_migration_supported()."""
     buddy_can_replace: bool
     """Whether any zone has a free block of that size, from which the pool could be refilled."""
+    room: dict[int, int] = field(default_factory=dict)
+    """By node, how many of them its zones have."""
+    free: dict[int, int] = field(default_factory=dict)
+    """By node, free pages in the pool."""
+    used: dict[int, int] = field(default_factory=dict)
+    """By node, the other pages of the pool."""
 
     @property
     def available(self) -> int:
@@ -37,6 +43,10 @@ class Hstate:
     def has_target(self) -> bool:
         return self.available > 0 or self.buddy_can_replace
 
+    def has_target_on(self, node: int) -> bool:
+        """Return whether all used pages of a node have somewhere to go on it: they take each other's place."""
+        return self.room[node] + max(min(self.free[node], self.available), 0) >= self.used[node]
+
 
 def _migratable(prog: Program, order: int, page_shift: int) -> bool:
     arch = prog.platform.arch if prog.platform else None
@@ -46,17 +56,10 @@ def _migratable(prog: Program, order: int, page_shift: int) -> bool:
     return arch in (Architecture.AARCH64, Architecture.PPC64)
 
 
-def largest_free_order(prog: Program, zones: list[Zone]) -> int:
-    """Return the largest order of which any zone's buddy allocator has a free block; -1 if there is none."""
-    zone_type = prog.type("struct zone")
-    largest = -1
-    for zone in zones:
-        areas = Object(prog, zone_type, address=zone.address).free_area
-        for order in range(int(areas.type_.length or 0) - 1, largest, -1):
-            if int(areas[order].nr_free) > 0:
-                largest = order
-                break
-    return largest
+def free_blocks(prog: Program, zone: Zone, order: int) -> int:
+    """Return how many blocks of an order a zone's buddy allocator could give, if it splits larger ones."""
+    areas = Object(prog, prog.type("struct zone"), address=zone.address).free_area
+    return sum(int(areas[larger].nr_free) << larger - order for larger in range(order, int(areas.type_.length or 0)))
 
 
 def read_hstates(prog: Program, kernel: Kernel, zones: list[Zone]) -> list[Hstate]:
@@ -65,10 +68,13 @@ def read_hstates(prog: Program, kernel: Kernel, zones: list[Zone]) -> list[Hstat
         hstates, count = prog["hstates"], int(prog["hugetlb_max_hstate"].value_())
     except LookupError:
         return []
-    free_order = largest_free_order(prog, zones)
     result = []
     for hstate in hstates[: min(count, MAX_HSTATES)]:
         order = int(hstate.order)
+        room = {zone.node: 0 for zone in zones}
+        for zone in zones:
+            room[zone.node] += free_blocks(prog, zone, order)
+        free = {node: int(hstate.free_huge_pages_node[node]) for node in room}
         result.append(
             Hstate(
                 order,
@@ -76,7 +82,10 @@ def read_hstates(prog: Program, kernel: Kernel, zones: list[Zone]) -> list[Hstat
                 int(hstate.free_huge_pages),
                 int(hstate.resv_huge_pages),
                 _migratable(prog, order, kernel.page_shift),
-                free_order >= order,
+                any(room.values()),
+                room,
+                free,
+                {node: int(hstate.nr_huge_pages_node[node]) - free[node] for node in room},
             )
         )
     return result
@@ -92,7 +101,18 @@ def hugetlb_columns(hstates: list[Hstate], f: Folios) -> dict[str, Column]:
                 column |= f.order == order
         return column
 
+    def unless_on(h: Hstate, full: list[int]) -> Column:
+        # Of a node that could not be read, which the report says, nothing is known against it.
+        found: Column = (f.order == h.order) & ~numpy.isin(f.node, full)
+        return found
+
+    room, target = numpy.zeros(len(f), dtype=bool), numpy.zeros(len(f), dtype=bool)
+    for h in hstates:
+        room |= unless_on(h, [node for node, number in h.room.items() if not number])
+        target |= unless_on(h, [node for node in h.room if not h.has_target_on(node)])
     return {
+        "hugetlb_room_on_node": room,
+        "hugetlb_target_on_node": target,
         "hugetlb_supported": by_order({h.order: h.migratable for h in hstates}),
         "hugetlb_target": by_order({h.order: h.has_target for h in hstates}),
         "hugetlb_available": by_order({h.order: h.available > 0 for h in hstates}),

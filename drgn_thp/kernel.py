@@ -66,6 +66,9 @@ class Kernel:
     compact_unevictable_allowed: bool = True
     # ae37c7ff79f1 ("mm: make alloc_contig_range handle in-use hugetlb pages") (in v5.13).
     contig_migrates_hugetlb: bool = True
+    # "mm: hugetlb: make the hugetlb migration strategy consistent" (in v6.10): alloc_contig_range() is not given huge
+    # pages of another node.
+    contig_hugetlb_stays_on_node: bool = True
     # c77c0a8ac4c5 ("mm/hugetlb: add replace_free_hugepage_folios") (in v6.15): alloc_contig_range() replaces free huge
     # pages after migration, even if that has failed.
     contig_replaces_free_hugetlb: bool = True

@@ -167,6 +167,21 @@ def find_offset(prog: Program, places: tuple[At, ...]) -> int | None:
     return None
 
 
+def member_offset(prog: Program, types: tuple[str, ...], member: str) -> int:
+    """
+    Return where a member lies in the first of some types that this kernel has.
+
+    :param types: Names, the newest first
+    :raises UnknownLayout: if there is no such type or member
+    """
+    for name in types:
+        type_ = find_type(prog, name)
+        found = None if type_ is None else _member(type_, member)
+        if found is not None:
+            return found[1]
+    raise UnknownLayout(f"{' or '.join(types)} with {member} not found")
+
+
 def _page_types(prog: Program) -> PageTypeEncoding:
     def codes(names: dict[str, PageType]) -> tuple[tuple[int, PageType], ...]:
         found = ((find_enumerator(prog, name), page_type) for name, page_type in names.items())

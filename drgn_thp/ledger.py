@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drgn import FaultError
 from drgn.helpers.linux.mm import follow_phys
@@ -17,6 +17,9 @@ from .describe import Describer, Record
 from .errors import BadArgument
 from .folios import Folios
 from .gates import Path
+from .holders.balance import Sheet, sheets
+from .holders.running import Suspects, find_holders
+from .mappers import find_mappers
 
 MAX_PFN_BITS = 52  # physical addresses have at most 64 bits, of which 12 are within the page
 
@@ -46,6 +49,14 @@ class Explanation:
     formulas: tuple[tuple[str, int], ...]
     refusals: tuple[tuple[str, tuple[Refusal, ...]], ...]
     """By path, all checks that refuse, in the order of the kernel."""
+    sheet: Sheet | None = None
+    """Who holds the folio, if that was asked, and it is one of a process or file."""
+    mappers: tuple[Record, ...] = ()
+    """Who maps the folio, and where, if that was asked."""
+    more_mappers: int = 0
+    """How many more there are."""
+    problems: tuple[str, ...] = ()
+    """What kept from finding all who hold or map it, in words."""
 
     @property
     def refused(self) -> bool:
@@ -119,12 +130,15 @@ def _guess(context: Context, number: int) -> str:
     return "pfn" if number < context.end_pfn else "phys"
 
 
-def explain(context: Context, asked: Iterable[str], paths: Sequence[Path]) -> Iterable[Explanation]:
+def explain(
+    context: Context, asked: Iterable[str], paths: Sequence[Path], holders: bool = False
+) -> Iterable[Explanation]:
     """
     Explain folios, each by any page of it.
 
     :param asked: As in :func:`parse_page`
     :param paths: As the target's kernel has them
+    :param holders: Whether to find out who holds each
     :raises BadArgument: if a page does not exist
     :raises FaultError: if its struct pages cannot be read
     """
@@ -134,11 +148,44 @@ def explain(context: Context, asked: Iterable[str], paths: Sequence[Path]) -> It
         pfn = parse_page(context, text)
         if pfn >= 1 << MAX_PFN_BITS or context.sections.index(pfn) is None:
             raise BadArgument(f"{text}: there is no page frame {pfn:#x} in this target")
-        f = context.folios(context.memmap.read_folio(pfn))
+        f = context.read_folio(pfn)
         block = next((b.id for b in blocks if b.start_pfn <= int(f.pfn[0]) < b.end_pfn), None)
         records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
         refusals = tuple((path.name, _refusals(path, f)) for path in paths)
-        yield Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals)
+        sheet, problems = _sheet(context, f) if holders else (None, ())
+        if sheet is not None:
+            held = {"holders": sheet.records(), "unexplained": sheet.unexplained}
+            records = tuple({**record, **held} for record in records)
+        explanation = Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals, sheet)
+        if holders:
+            explanation = _mapped(context, f, replace(explanation, problems=problems))
+        yield explanation
+
+
+def _mapped(context: Context, f: Folios, explanation: Explanation) -> Explanation:
+    """Add who maps a folio."""
+    if explanation.sheet is None:  # of the kernel's own
+        return explanation
+    head, mapcount = int(f.pfn[0]), int(formulas.folio_mapcount(f)[0])
+    mappers = find_mappers(context, [head])
+    found, more = mappers.records(head)
+    problems = list(mappers.failures)
+    if mappers.complete and mappers.count(head) != mapcount:
+        problems.append(
+            f"page tables map the folio at {head:#x} {mappers.count(head)} times, its map count is {mapcount}"
+        )
+    return replace(
+        explanation,
+        records=tuple({**record, "mappers": found} for record in explanation.records),
+        mappers=tuple(found),
+        more_mappers=more,
+        problems=(*explanation.problems, *problems),
+    )
+
+
+def _sheet(context: Context, f: Folios) -> tuple[Sheet | None, tuple[str, ...]]:
+    findings = find_holders(context, Suspects(f.pfn, formulas.nr_pages(f)))
+    return next(sheets(context, f, findings), None), tuple(findings.problems)
 
 
 def _refusals(path: Path, f: Folios) -> tuple[Refusal, ...]:

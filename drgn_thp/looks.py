@@ -85,7 +85,7 @@ class Glance:
         columns = [
             looks.state,
             looks.counts,
-            numpy.where(looks.apart | rows.broken, rows.pfn + 1, 0).view(numpy.uint64),
+            numpy.where(looks.apart | rows.broken | rows.changing, rows.pfn + 1, 0).view(numpy.uint64),
             rows.subpage_mapcounts.view(numpy.uint64),
         ]
         words = [page.view(numpy.uint64) for page in rows.pages]

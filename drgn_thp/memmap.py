@@ -7,6 +7,8 @@ Pieces are of 2 MiB: smaller ones pay for the calls, larger ones leave the proce
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy
 from drgn import FaultError, Program
 
@@ -104,7 +106,7 @@ class Memmap:
                 pages[i][has] = matrix[indices[has] + i]
             if not self.kernel.large_mapcount and len(large):
                 sums[large] = self._subpage_mapcounts(chunk, indices[large], orders)
-        return Rows(pfn, tuple(pages), order, sums, broken)
+        return Rows(pfn, tuple(pages), order, sums, broken, numpy.zeros(count, dtype=bool))
 
     def is_cut_off(self, chunk: Chunk, live: Live) -> Column:
         """Return which of the folios that were found have facts in struct pages behind the end of the chunk."""
@@ -130,6 +132,8 @@ class Memmap:
         """
         Read the folio that a page frame belongs to, in one piece.
 
+        How large that has to be is read before. If the folio is of another size by then, it is marked as changing.
+
         :return: A table of one row
         :raises FaultError: if a struct page cannot be read
         """
@@ -143,7 +147,8 @@ class Memmap:
         if pfn - head >> order:  # it claims to be a tail of a folio that does not reach so far
             return self.rows_of_page(pfn)
         count = min(1 << order, self.layout.struct_pages if self.kernel.large_mapcount else self.pages_per_chunk)
-        return self.rows(self.read(head, max(count, 2)), first)
+        rows = self.rows(self.read(head, max(count, 2)), first)
+        return rows if rows.order[0] == order else replace(rows, changing=numpy.ones(1, dtype=bool))
 
     def rows_of_page(self, pfn: int) -> Rows:
         """

@@ -26,6 +26,8 @@ class Rows:
     """Sum of ``_mapcount + 1`` over the pages of a large folio, on kernels that keep no total."""
     broken: Column
     """Heads that contradict themselves: an order that does not fit the page frame. Taken as order 0."""
+    changing: Column
+    """Folios of a live target that contradicted themselves however often they were read (``settle.py``)."""
 
     def __len__(self) -> int:
         return len(self.pfn)
@@ -34,7 +36,8 @@ class Rows:
     def none(layout: Layout) -> Rows:
         page = numpy.zeros((0, layout.page_struct_size), numpy.uint8)
         number = numpy.zeros(0, numpy.int64)
-        return Rows(number, (page,) * layout.struct_pages, number, number, numpy.zeros(0, dtype=bool))
+        no = numpy.zeros(0, dtype=bool)
+        return Rows(number, (page,) * layout.struct_pages, number, number, no, no)
 
     def select(self, rows: Column) -> Rows:
         return Rows(
@@ -43,6 +46,7 @@ class Rows:
             self.order[rows],
             self.subpage_mapcounts[rows],
             self.broken[rows],
+            self.changing[rows],
         )
 
 
@@ -54,6 +58,7 @@ def concatenate(parts: list[Rows]) -> Rows:
         numpy.concatenate([part.order for part in parts]),
         numpy.concatenate([part.subpage_mapcounts for part in parts]),
         numpy.concatenate([part.broken for part in parts]),
+        numpy.concatenate([part.changing for part in parts]),
     )
 
 
@@ -82,7 +87,7 @@ class FactReader:
             page = layout.flag_pages[name]
             word = self._fact(rows, "large_flags" if page else "flags")
             return (word & numpy.uint64(layout.flag_masks[name])) != 0
-        if name in ("pfn", "order", "subpage_mapcounts", "broken"):
+        if name in ("pfn", "order", "subpage_mapcounts", "broken", "changing"):
             column: Column = getattr(rows, name)
             return column
         if name == "type":

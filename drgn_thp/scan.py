@@ -16,17 +16,18 @@ from typing import Callable
 import numpy
 from drgn import FaultError
 
-from .blocks import Block, online_ranges
+from .blocks import Block, block_as_is, online_ranges
 from .census import BlockCensus, Obstacles, PathCensus, Tally
 from .chunk import Chunk
 from .classes import MAX_CLASSES, UNKNOWN, Classes
 from .context import Context
-from .folios import Column
+from .folios import Column, Folios
 from .gates import Path, Reason
 from .live import Live
 from .looks import Glance, Looks
 from .mappings import low_kinds
 from .rows import Rows, concatenate
+from .settle import contradicts
 
 PENDING_ROWS = 32768
 """How many folios wait to be judged together: one call of numpy costs as much for one as for a few hundred."""
@@ -35,6 +36,8 @@ KEPT_ROWS = 32768
 HELD_CHUNKS = 12
 MAX_WAITING = 4096
 """How many blocks may wait to be handed out."""
+BLOCK_TRIES = 3
+"""How often a block of a live target is read that goes on- or offline meanwhile."""
 _SMALLEST_READ = 64  # struct pages: where a read fails, this much is given up at least
 
 
@@ -143,18 +146,38 @@ class Scan:
         runs = self.context.sections.runs()
         waiting: list[_Open] = []
         for block in blocks:
-            census = BlockCensus(block, {path.name: PathCensus() for path in self.paths})
-            open_ = _Open(census, numpy.zeros(0, numpy.int64), obstacles=[] if self._locate(block) else None)
-            ranges = online_ranges(block, runs)
-            census.holes = block.pages - sum(end - start for start, end in ranges)
-            for start, end in ranges:
-                self._range(open_, start, end)
-            waiting.append(open_)
+            waiting.append(self._whole(block) if self.context.live else self._block(block, online_ranges(block, runs)))
             # Blocks are handed out when their last folios are judged, which is done for many blocks at a time.
             if not (self._pending or self._held) or self._kept_rows >= KEPT_ROWS or len(waiting) >= MAX_WAITING:
                 yield from self._finish(waiting)
                 waiting = []
         yield from self._finish(waiting)
+
+    def _open(self, block: Block) -> _Open:
+        census = BlockCensus(block, {path.name: PathCensus() for path in self.paths}, holes=block.pages)
+        return _Open(census, numpy.zeros(0, numpy.int64), obstacles=[] if self._locate(block) else None)
+
+    def _block(self, block: Block, ranges: list[tuple[int, int]]) -> _Open:
+        """Read the ranges of a block that are online."""
+        open_ = self._open(block)
+        open_.census.holes -= sum(end - start for start, end in ranges)
+        for start, end in ranges:
+            self._range(open_, start, end)
+        return open_
+
+    def _whole(self, block: Block) -> _Open:
+        """Read a block of a live target, again if it went on- or offline or away while it was read."""
+        for _ in range(BLOCK_TRIES):
+            before = self.context.sections.states(block.start_pfn, block.end_pfn)
+            now = block_as_is(block, before)
+            open_ = self._block(now, before.runs() if now.online else [])
+            if self.context.sections.states(block.start_pfn, block.end_pfn) == before:
+                return open_
+            # What was read of it is nobody's; nor is what could not be read missing.
+            self.context.forget_pageblocks(block.start_pfn, block.end_pfn)
+        open_ = self._open(block)
+        open_.census.changed = True
+        return open_
 
     def _finish(self, waiting: list[_Open]) -> Iterator[BlockCensus]:
         while self._examples or self._pending:  # judging may find some that have to be judged once more, alone
@@ -324,12 +347,14 @@ class Scan:
             return
         rows, looks = Rows.none(self.context.layout), Looks.none()
         if pending:
+            for part in pending:
+                part.rows = self.context.settled(part.rows)
             rows = concatenate([part.rows for part in pending])
             looks = Looks.concatenate([part.looks for part in pending])
         chosen, which = self._glance.distinct(rows, looks)
         new = sum(map(len, examples))
         tally = Tally(self.paths, self._keep)
-        tally.judge(self.context.folios(concatenate([*examples, rows.select(chosen)])))
+        tally.judge(*self._table(concatenate([*examples, rows.select(chosen)])))
         self._tally.extend(tally, new)
         which = which + new
         if tally.alone[new:].any():  # their looks do not decide: once more, each for itself
@@ -341,6 +366,12 @@ class Scan:
         held, self._held = self._held, []
         for chunk in held:
             self._keep_rows(chunk)
+
+    def _table(self, rows: Rows) -> tuple[Folios, bool, Column | None]:
+        """Return what to judge, and of a live target which of it is to be read again first, each folio for itself."""
+        f = self.context.folios(rows)
+        again = contradicts(self.context.layout, rows, f) & ~rows.changing if self.context.live else None
+        return f, False, again
 
     def _share_out(self, pending: list[_Pending], tally: Tally, which: Column) -> None:
         """Count judged folios in the blocks they are from, and keep those that are wanted themselves."""

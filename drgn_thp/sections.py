@@ -22,6 +22,58 @@ MAX_PATTERNS = 4096
 
 
 @dataclass(frozen=True)
+class SectionTable:
+    """Where the table of sections lies: what it takes to look at one again, on a target that goes on meanwhile."""
+
+    roots: tuple[int, ...]
+    per_root: int
+    size: int
+    """Bytes of a ``struct mem_section``."""
+    offset: int
+    """Of its word with the flags."""
+    online: int
+    """Bits of that word that say that a section has a memmap and is online."""
+
+    def words(self, prog: Program, first: int, last: int) -> tuple[int, ...]:
+        """Return the words of some sections; 0 for those of which there is none, or none can be read."""
+        result = []
+        for number in range(first, last + 1):
+            root = number // self.per_root
+            base = self.roots[root] if root < len(self.roots) else 0
+            try:
+                at = base + number % self.per_root * self.size + self.offset
+                result.append(prog.read_u64(at) if base else 0)
+            except FaultError:
+                result.append(0)
+        return tuple(result)
+
+
+@dataclass(frozen=True)
+class SectionStates:
+    """What a range of page frames is made of, at one moment: compare it with that of another."""
+
+    start_pfn: int
+    end_pfn: int
+    pages_per_section: int
+    words: tuple[int, ...]
+    online: int
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Return the longest ranges of page frames that are online."""
+        result: list[tuple[int, int]] = []
+        first = self.start_pfn // self.pages_per_section
+        for number, word in enumerate(self.words, first):
+            if word & self.online != self.online:
+                continue
+            start = max(number * self.pages_per_section, self.start_pfn)
+            end = min((number + 1) * self.pages_per_section, self.end_pfn)
+            if result and result[-1][1] == start:
+                start = result.pop()[0]
+            result.append((start, end))
+        return result
+
+
+@dataclass(frozen=True)
 class Sections:
     """The sections that have a memmap, in ascending order."""
 
@@ -33,6 +85,7 @@ class Sections:
     """Address of each ``struct mem_section_usage``."""
     unreadable: int
     """Roots of the section table that could not be read: sections missing from here."""
+    table: SectionTable
 
     def runs(self, online: bool = True) -> list[tuple[int, int]]:
         """Return the longest ranges of page frames whose sections all are online (or all offline)."""
@@ -42,6 +95,12 @@ class Sections:
         breaks = numpy.flatnonzero(numpy.diff(numbers) != 1) + 1
         size = self.pages_per_section
         return [(int(run[0]) * size, (int(run[-1]) + 1) * size) for run in numpy.split(numbers, breaks)]
+
+    def states(self, start_pfn: int, end_pfn: int) -> SectionStates:
+        """Look again at the sections of a range of page frames."""
+        size = self.pages_per_section
+        words = self.table.words(self.prog, start_pfn // size, (end_pfn - 1) // size)
+        return SectionStates(start_pfn, end_pfn, size, words, self.table.online)
 
     def index(self, pfn: int) -> int | None:
         """Return the position of a page frame's section, or None where there is no memmap."""
@@ -94,8 +153,15 @@ def read_sections(prog: Program) -> Sections:
         raise UnknownLayout("no memory section has struct pages: the table of sections is damaged")
     online_bit = find_enumerator(prog, "SECTION_IS_ONLINE_BIT")
     online = SECTION_IS_ONLINE if online_bit is None else 1 << online_bit
+    offset = _offset(section_type, "section_mem_map")
     return Sections(
-        prog, pages, number[present], (word[present] & numpy.uint64(online)) != 0, usage[present], unreadable
+        prog,
+        pages,
+        number[present],
+        (word[present] & numpy.uint64(online)) != 0,
+        usage[present],
+        unreadable,
+        SectionTable(tuple(roots), per_root, size, offset, online | SECTION_HAS_MEM_MAP),
     )
 
 

@@ -48,6 +48,12 @@ def _compaction_takes_large_folios(prog: Program) -> bool:
     )
 
 
+def _tells_allocation_why(prog: Program) -> bool:
+    """Return whether who allocates a target is told why: on that depends whether it may be on another node."""
+    control = find_type(prog, "struct migration_target_control")
+    return control is not None and control.has_member("reason")
+
+
 def _variable(prog: Program, name: str, default: int) -> int:
     try:
         return int(prog[name].value_())
@@ -90,6 +96,7 @@ def read_kernel(prog: Program, layout: Layout, racy_check: str | None = None) ->
         compact_unevictable_allowed=bool(_variable(prog, "sysctl_compact_unevictable_allowed", 1)),
         contig_migrates_hugetlb=has_symbol(prog, "isolate_or_dissolve_huge_page")
         or has_symbol(prog, "isolate_or_dissolve_huge_folio"),
+        contig_hugetlb_stays_on_node=_tells_allocation_why(prog),
         contig_replaces_free_hugetlb=has_symbol(prog, "replace_free_hugepage_folios"),
         # Its functions are inlined or renamed by compilers; this operation is of the same release.
         isolates_pageblocks=operations is not None and operations.has_member("read_folio"),

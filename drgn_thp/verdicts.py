@@ -43,6 +43,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
     if path not in BLOCK_PATHS:
         return "", ""
     counts = census.paths[path]
+    if census.changed:
+        return UNKNOWN, unreadable(context, census)
     if not census.block.online:
         return OFFLINE, ""
     if path == "offline":
@@ -66,10 +68,14 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
 
 def unreadable(context: Context, census: BlockCensus) -> str:
     """Return what of a block cannot be read, but might refuse; or ""."""
+    if census.changed:
+        return "it went on- or offline while it was read"
+    if census.changing:
+        return f"{census.changing} folios changed while they were read"
     if census.unreadable:
         return f"{census.unreadable} struct pages not readable"
     if census.undecided:
-        return f"{census.undecided} folios with address_spaces or buffer heads not readable"
+        return f"{census.undecided} folios with address_spaces, buffer heads or lists of KSM not readable"
     doubtful = context.doubts.unreadable_pageblocks
     if doubtful:
         size = context.sections.pages_per_section

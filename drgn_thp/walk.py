@@ -95,4 +95,4 @@ class Walk:
             return [], True
         rows = memmap.rows(chunk, live.rows)
         mask = wanted(memmap.folios(rows))
-        return ([self.context.folios(rows.select(mask))] if mask.any() else []), False
+        return ([self.context.folios(self.context.settled(rows.select(mask)))] if mask.any() else []), False

@@ -271,10 +271,15 @@ def test_hugetlb(kernel: Kernel) -> None:
         "hugetlb_migratable_flag": True,
         "hugetlb_supported": True,
     }
-    with_target = folio(kernel, hugetlb_target=True, hugetlb_available=True, **facts)
+    here = {"hugetlb_room_on_node": True, "hugetlb_target_on_node": True}
+    with_target = folio(kernel, hugetlb_target=True, hugetlb_available=True, **here, **facts)
     assert verdict("offline", with_target) == "ok"
     assert verdict("contig", with_target) == ("hugetlb-contig" if kernel is OLD else "ok")
     assert verdict("offline", folio(kernel, **facts)) == "hugetlb-no-target"
+    elsewhere = folio(kernel, hugetlb_target=True, hugetlb_available=True, **facts)
+    assert verdict("offline", elsewhere) == "ok"
+    if kernel.contig_migrates_hugetlb:
+        assert verdict("contig", elsewhere) == ("hugetlb-no-target" if kernel.contig_hugetlb_stays_on_node else "ok")
     free = folio(kernel, **{**facts, "refcount": 0, "mapping": 0, "entire_mapcount": 0, "large_mapcount": 0})
     assert verdict("offline", free) == "hugetlb-reserved"
     assert verdict("compaction", with_target) == "hugetlb-skipped"

@@ -10,6 +10,7 @@ from typing import TextIO
 from drgn import FaultError
 
 from ..errors import BadArgument
+from ..escape import printable
 from ..explanation import write_explanation
 from ..gates import find_path, paths
 from ..ledger import Explanation, explain
@@ -30,6 +31,11 @@ def arguments() -> Sequence[Argument]:
             " pfn:, phys:, virt: or page: in front says which, and a process ID that it is an address of that process",
         ),
         Argument("--path", action="append", metavar="PATH", choices=[*paths(), "all"], help="only this path"),
+        Argument(
+            "--holders",
+            action="store_true",
+            help="find out who holds them (pipes and buffers of io_uring so far), and who maps them",
+        ),
     )
 
 
@@ -46,7 +52,7 @@ def ask(session: Session, arguments: argparse.Namespace) -> Answer:
     failures: list[str] = []
     for page in arguments.pages:
         try:
-            explanations += explain(context, [page], asked)
+            explanations += explain(context, [page], asked, arguments.holders)
         except BadArgument as error:
             failures.append(str(error))
         except FaultError as error:
@@ -60,6 +66,8 @@ def ask(session: Session, arguments: argparse.Namespace) -> Answer:
     records = [record for explanation in explanations for record in explanation.records]
     undecided = sum(record["verdict"] == "unknown" for record in records)
     incomplete = [f"{undecided} verdicts are unknown"] * bool(undecided) + context.doubts.notes
+    problems = dict.fromkeys(problem for explanation in explanations for problem in explanation.problems)
+    incomplete += problems
     refused = any(explanation.refused for explanation in explanations)
     return Answer(explanations, records, refused, failures, incomplete)
 
@@ -69,3 +77,5 @@ def write(answer: Answer, out: TextIO) -> None:
     for i, explanation in enumerate(answer.value):
         out.write("\n" * bool(i))
         write_explanation(explanation, out)
+    held = dict.fromkeys(problem for explanation in answer.value for problem in explanation.problems)
+    out.write("".join(f"INCOMPLETE: {printable(problem)}\n" for problem in held))

@@ -27,7 +27,15 @@ def _hugetlb(f: Folios) -> Column:
 
 
 def _hugetlb_free_without_target(f: Folios) -> Column:
-    return states.hugetlb_free(f) & ~f.hugetlb_target
+    return states.hugetlb_free(f) & ~f.hugetlb_room_on_node
+
+
+def _hugetlb_used_without_target(f: Folios) -> Column:
+    return states.hugetlb_used(f) & ~f.hugetlb_target_on_node
+
+
+def _stays_on_node(kernel: Kernel) -> bool:
+    return kernel.contig_hugetlb_stays_on_node
 
 
 def _unsupported(f: Folios) -> Column:
@@ -71,6 +79,13 @@ PATH = Path(
         Gate(reasons.INACCESSIBLE, FUNCTION, _inaccessible, Duration.PERMANENT),
         *migrate_gates(Mode.SYNC, Duration.PERMANENT),
         Gate(reasons.HUGETLB_UNSUPPORTED, "unmap_and_move_hugetlb_folio()", _unsupported, Duration.PERMANENT),
+        Gate(
+            reasons.HUGETLB_NO_TARGET,
+            "unmap_and_move_hugetlb_folio(): -ENOMEM",
+            _hugetlb_used_without_target,
+            Duration.TRANSIENT,
+            _stays_on_node,
+        ),
         Gate(reasons.PAGE_OFFLINE, FINAL, states.page_offline, Duration.PERMANENT),
         Gate(reasons.HWPOISON, FINAL, states.poisoned, Duration.PERMANENT),
     ),

@@ -41,6 +41,10 @@ def _truncated(f: Folios) -> Column:
     return states.truncated(f) & (f.private_flag | f.private_2)
 
 
+def _ksm_lost(f: Folios) -> Column:
+    return f.ksm_lost
+
+
 def _inaccessible(f: Folios) -> Column:
     return page_cache(f) & (f.inaccessible | (f.migrate_op == MigrateOp.GUEST_MEMFD))
 
@@ -107,6 +111,7 @@ def migrate_gates(mode: Mode, lasting: Duration) -> tuple[Gate, ...]:
         ),
         Gate(reasons.TRUNCATED, f"{unmap}: {again}", _truncated, transient),
         Gate(reasons.KSM_ALONE, f"rmap_walk_ksm() finds no mappings, {unmap}: {again}", states.ksm_alone, lasting),
+        Gate(reasons.KSM_LOST, f"rmap_walk_ksm() does not find all mappings, {unmap}: {again}", _ksm_lost, lasting),
         Gate(reasons.INACCESSIBLE, "move_to_new_folio(): -EOPNOTSUPP", _inaccessible, lasting),
         Gate(reasons.SECRETMEM, f"secretmem_migrate_folio(): {busy}", _secretmem, lasting),
         Gate(

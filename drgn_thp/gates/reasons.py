@@ -127,7 +127,7 @@ HUGETLB_BUSY = Reason(
 )
 HUGETLB_NO_TARGET = Reason(
     "hugetlb-no-target",
-    "No free huge page, and no free memory of that size, to move this hugetlb page to.",
+    "No free huge page, and no free memory of that size, to move this hugetlb page to, or less than all need.",
     "Add huge pages on another node (vm.nr_hugepages), or free memory.",
 )
 HUGETLB_RESERVED = Reason(
@@ -174,6 +174,11 @@ KSM_ALONE = Reason(
     "ksm-alone",
     "A page that KSM began to merge and gave up on: the kernel can no longer find out who maps it.",
     "echo 2 > /sys/kernel/mm/ksm/run, which makes all pages of KSM ordinary ones again; or end the process.",
+)
+KSM_LOST = Reason(
+    "ksm-lost",
+    "A page of KSM is mapped where KSM does not know of it, as after it was swapped out and in: it stays mapped there.",
+    "echo 1 > /sys/kernel/mm/ksm/run and wait until full_scans has grown by two; or echo 2 to have KSM undo it all.",
 )
 NO_MIGRATE_OP_DIRTY = Reason(
     "no-migrate-op-dirty",

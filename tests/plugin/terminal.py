@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -31,6 +32,11 @@ def unpacked(fixture: Fixture, directory: Path) -> Path:
     with gzip.open(fixture.core) as packed, path.open("wb") as file:
         shutil.copyfileobj(packed, file)
     return path
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so does all that is started from there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -64,6 +70,7 @@ class Terminal:
             cwd=core.parent,
             env=environment,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
         os.close(theirs)
         self.banner = self._read()

@@ -2,7 +2,7 @@
 """
 Ask every kernel about every scene, and write docs/accuracy.md.
 
-    python -m tests.vm.truth [--kernel K] [--scene S] [--instants N] [--rows FILE] [--no-write]
+    python -m tests.vm.truth [--kernel K] [--scene S] [--rows FILE] [--no-write]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.vm.scenes import SCENES
 
 from .accuracy import page, summary
 from .judge import Outcome
+from .load import LOAD
 from .run import Result, ask
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -70,7 +71,7 @@ def main() -> int:
     tasks = [(name, scene) for scene in scenes for name in options.kernel or [entry.name for entry in KERNELS]]
     with ProcessPoolExecutor(WORKERS) as pool:
         results = list(pool.map(one, tasks))
-    load: list[dict[str, Any]] = []
+    load: list[dict[str, Any]] = json.loads(LOAD.read_text()) if LOAD.exists() else []
     totals = summary(results, load, time.monotonic() - start)
     lines = list(page(results, load, totals))
     if options.rows:

@@ -177,10 +177,14 @@ def _load(load: list[dict[str, Any]]) -> Iterator[str]:
         return
     yield "## Random load"
     yield ""
-    yield "Every LRU folio of the hot-plugged node at random instants of a guest under load, and every block offlined."
+    yield "Every folio of the hot-plugged memory of a guest under random load, at random instants of one boot: what"
+    yield "was said of `offline`, and what became of it. Written by `python -m tests.vm.truth.load`."
     yield ""
-    names = [name for name, value in load[0].items() if isinstance(value, (int, str))]
-    yield from _table(names, ([one[name] for name in names] for one in load))
+    yield "Processes are stopped, but what the kernel does for them at that instant goes on to its end: what did not"
+    yield "come true is looked at once more, a moment later. *Let go between two looks*: the verdict was then another"
+    yield "one, and came true."
+    yield ""
+    yield from _table(list(load[0]), (one.values() for one in load))
 
 
 def _scenarios(results: list[Result]) -> Iterator[str]:

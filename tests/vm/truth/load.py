@@ -3,7 +3,9 @@
 A guest under random load is stopped at random instants, every folio of its hot-plugged memory is judged, and then the
 kernel is made to offline that memory.
 
-    python -m tests.vm.truth.load [KERNEL...] [--instants N] [--seed S] [--json FILE]
+    python -m tests.vm.truth.load [KERNEL...] [--instants N] [--seed S] [--json FILE] [--no-write]
+
+Writes docs/load.json, from which `python -m tests.vm.truth` makes a table of docs/accuracy.md.
 
 Processes are stopped before the instant, so that what they hold they still hold when the kernel is asked. What the
 kernel was doing for them at that instant goes on to its end: a folio of which the verdict did not come true is judged
@@ -45,12 +47,11 @@ from tests.vm.matrix import KERNELS, kernel
 from tests.vm.rewind import Agent, Rewound
 from tests.vm.scenes import Scene
 
-from .ksm import known_mappings
-
 INSTANTS = 20
 """Per kernel."""
 SCENE = Scene("load", hotplug_mib=256)
 MOVABLE = "MOVABLE"
+KSM_RUN = "/sys/kernel/mm/ksm/run"
 RUN_SECONDS = (0.2, 0.8)
 FREEZE_SECONDS = 0.003
 """The longest pause between the stop of the processes and that of the machine."""
@@ -63,6 +64,8 @@ SETTLE_SECONDS = 0.6
 """Between the two looks."""
 # Nothing is waited for without end in these guests: what is locked or written out becomes free.
 PASSING = frozenset({"transient", "will-block"})
+
+LOAD = Path(__file__).resolve().parents[3] / "docs/load.json"
 
 Mask = numpy.typing.NDArray[numpy.bool_]
 
@@ -175,6 +178,24 @@ class LoadResult:
         ]
         return "\n".join(lines + [f"    {json.dumps(record)}" for record in self.wrong[:20]])
 
+    def row(self) -> dict[str, str | int]:
+        """Return what docs/accuracy.md says of it."""
+        passing = sum(self.passing.values(), Counter())
+        return {
+            "kernel": self.kernel,
+            "instants": len(self.instants),
+            "folios": self.folios,
+            "said to go, went": self.passed,
+            "said to stay, stayed": self.refused.total(),
+            "said to stay for a while": passing.total(),
+            "of these stayed": passing.total() - passing["went"],
+            "let go between two looks": self.ended.total(),
+            "wrong": len(self.wrong),
+            "blocks": self.blocks.total(),
+            "wrong blocks": len(self.wrong_blocks),
+            "seconds": round(self.seconds),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return everything, and the sums."""
         names = ("folios", "passed", "refused", "passing", "ended", "wrong", "blocks")
@@ -268,6 +289,7 @@ def run(name: str, instants: int = INSTANTS, seed: int = 1) -> LoadResult:
                 print(f"{name}: instant {number}: {_in_short(instant)}", file=sys.stderr, flush=True)
                 guest.qmp("cont")
                 agent.ask("thaw")
+                _set_ksm(agent, 1)
             agent.close()
     result.seconds = time.monotonic() - began
     return result
@@ -287,9 +309,16 @@ def _check(guest: Guest) -> None:
         raise GuestError("the load came to grief:\n" + "\n".join(bad[:20]))
 
 
+def _set_ksm(agent: Agent, run: int) -> None:
+    if agent.ask(f"write 20 {KSM_RUN} {run}") != [["W", "0"]]:
+        raise GuestError("ksmd does not come to rest")
+
+
 def _stop(agent: Agent, base: Dump, chance: random.Random) -> Dump:
     """Let the guest run for a while, stop it, and return the dump of that instant."""
     time.sleep(chance.uniform(*RUN_SECONDS))
+    # ksmd would go on merging pages while the kernel is asked about them.
+    _set_ksm(agent, 0)
     agent.ask("freeze")
     time.sleep(chance.uniform(0, FREEZE_SECONDS))
     agent.guest.dump(base.vmcore)
@@ -376,10 +405,7 @@ def _compare(look: Look, stayed: Mask, dump: Dump, instant: Instant) -> None:
         first = (str(look.reasons[row]), str(look.durations[row]))
         reason, duration, looks = second.verdict_at(pfn)
         came_true = (reason != "ok" and duration not in PASSING) == bool(stayed[row])
-        # Mappings that KSM has lost sight of: a known gap, shown here with the evidence.
-        known = len(known_mappings(second.context.prog, looks[3], pfn)) if looks[3] & 3 == 3 else None
         words = {
-            "known_to_ksm": known,
             "first": first[0],
             "second": reason,
             "stayed": bool(stayed[row]),
@@ -410,6 +436,7 @@ def _main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of what the processes do (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="guests at a time (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--no-write", action="store_true", help="do not touch docs/")
     options = parser.parse_args()
     names = options.kernels or [entry.name for entry in KERNELS]
     with ProcessPoolExecutor(min(options.jobs, os.cpu_count() or 1)) as pool:
@@ -418,6 +445,8 @@ def _main() -> None:
         print(result.summary())
     if options.json:
         options.json.write_text(json.dumps([result.to_json() for result in results], indent=1) + "\n")
+    if not options.no_write:
+        LOAD.write_text(json.dumps([result.row() for result in results], indent=1) + "\n")
     sys.exit(any(result.wrong or result.wrong_blocks for result in results))
 
 

@@ -116,9 +116,21 @@ def _contig(dump: Dump, heard: Said) -> Answers:
     result: Answers = {}
     for company in _companies(inside, "contig"):
         mine = _among(inside, company.scenarios)
-        _, answers = questions.unplug(dump, mine, company.scenarios)
-        result.update(_reached("contig", mine, answers, lambda f: f.pfn // SUB_BLOCK_PAGES))
+        # What scenarios held that were ended is looked at, too: a write that never ends outlives its process.
+        _, answers = questions.unplug(dump, inside, company.scenarios)
+        # It takes one sub-block after another: where it sleeps, those behind are not asked for.
+        blocked = any(told.answer is Answer.BLOCKED for told in answers.values())
+        answers = _reached("contig", inside, answers, _anywhere if blocked else _sub_block)
+        result.update((folio.pfn, answers[folio.pfn]) for folio in mine)
     return result
+
+
+def _anywhere(folio: Folio) -> int:
+    return 0
+
+
+def _sub_block(folio: Folio) -> int:
+    return folio.pfn // SUB_BLOCK_PAGES
 
 
 def _reached(path: str, folios: list[Folio], answers: Answers, place: Callable[[Folio], int]) -> Answers:
@@ -150,7 +162,7 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
         became, answers = questions.offline(dump, heard.folios, block)
         mine = [folio for folio in inside if folio.pfn in answers]
         blocks.append(BlockRow(block, "offline", verdicts[block], became))
-        reached = _reached("offline", mine, answers, lambda folio: 0)
+        reached = _reached("offline", mine, answers, _anywhere)
         result.update(reached)
         unanswered = [folio for folio in mine if reached[folio.pfn].answer is Answer.NOT_REACHED]
         if unanswered:
@@ -158,6 +170,6 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
             company = _among(mine, names)
             _, again = questions.offline(dump, company, block, names)
             if again:  # or it gave up at once, this time
-                again = _reached("offline", company, again, lambda folio: 0)
+                again = _reached("offline", company, again, _anywhere)
                 result.update((folio.pfn, again[folio.pfn]) for folio in unanswered)
     return result, blocks

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is left of a folio's references, and of its pins, when all holders that were found are taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from .. import formulas
+from ..context import Context
+from ..folios import Folios
+from ..kernel import GUP_PIN_COUNTING_BIAS
+from .files import Files
+from .running import Findings, Held, Suspects, find_holders
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """
+    The balance of one folio of a process or file.
+
+    :ivar holders: Each holder, the references that are explained by it (pins included, by what they weigh here), and
+        the processes that have it: process ID, command, descriptor or None
+    :ivar unexplained: References for which nobody was found; negative if more was found than there is, which is an
+        error of ours
+    :ivar unexplained_pins: The same of pins, as far as they are counted
+    """
+
+    pfn: int
+    holders: tuple[tuple[Held, int, tuple[tuple[int, str, int | None], ...]], ...]
+    unexplained: int
+    unexplained_pins: int
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the holders as records."""
+        result = []
+        for held, references, processes in self.holders:
+            pid, comm, fd = processes[0] if processes else (None, None, None)
+            owner = held.owner
+            result.append(
+                {
+                    "kind": held.kind,
+                    "owner": owner.what,
+                    "pid": pid,
+                    "comm": comm,
+                    "fd": fd,
+                    "processes": len({process[0] for process in processes}),
+                    "cpu": owner.cpu,
+                    "device": owner.device or None,
+                    "refs": references,
+                    "pins": held.pins,
+                    "exact": held.exact,
+                }
+            )
+        return result
+
+
+def sheets(context: Context, f: Folios, findings: Findings | None = None) -> Iterator[Sheet]:
+    """
+    Yield the balance of each folio; the kernel's own pages have none, and are left out.
+
+    :param findings: What was found of these folios; found now if not given
+    """
+    if findings is None:
+        findings = find_holders(context, Suspects(f.pfn, formulas.nr_pages(f)))
+    files = findings.files
+    extra, pins = formulas.extra_references(f), formulas.pins(f)
+    counted = formulas.folio_has_pincount(f)
+    for i in numpy.flatnonzero(formulas.is_user(f)):
+        weight = 1 if counted[i] else GUP_PIN_COUNTING_BIAS
+        held = findings.of(int(f.pfn[i]))
+        references = [0 if one.expected else one.gets + weight * one.pins for one in held]
+        rows = tuple((one, number, _processes(files, one)) for one, number in zip(held, references))
+        rows = tuple(sorted(rows, key=lambda row: (-row[1], row[0].kind, row[0].owner.what)))
+        found_pins = sum(one.pins for one in held if not one.expected)
+        yield Sheet(int(f.pfn[i]), rows, int(extra[i]) - sum(references), int(pins[i]) - found_pins)
+
+
+def _processes(files: Files, held: Held) -> tuple[tuple[int, str, int | None], ...]:
+    """Return process ID, command and descriptor of all who have what holds a page."""
+    owner = held.owner
+    found: list[tuple[int, str, int | None]] = []
+    for file in (owner.file, *owner.more_files):
+        if file:
+            found += [(d.pid, d.comm, d.fd) for d in files.descriptors(file)]
+    if owner.mm:
+        found += [(task.tgid, task.comm, None) for task in files.processes["mm"].get(owner.mm, ())]
+    if owner.task and owner.task in files.tasks.by_address:
+        task = files.tasks.by_address[owner.task]
+        found.append((task.tgid, task.comm, None))
+    return tuple(dict.fromkeys(found))

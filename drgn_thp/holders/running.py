@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Runs the walkers, each for itself, and keeps what they say of some folios."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import numpy
+from drgn import FaultError
+
+from ..context import Context
+from ..folios import Column
+from . import registry
+from .files import Files
+from .ground import MAX_SECONDS, Ground
+from .model import Claim, Outcome, Owner, Walker
+
+MAX_ROWS = 1 << 25
+"""Claims on single folios that are kept of one walker."""
+
+
+class Suspects:
+    """The folios that are asked about: page frame of the first page, and number of pages, in ascending order."""
+
+    def __init__(self, pfn: Column, pages: Column) -> None:
+        order = numpy.argsort(pfn, kind="stable")
+        self.pfn: Column = numpy.asarray(pfn, numpy.int64)[order]
+        self.pages: Column = numpy.asarray(pages, numpy.int64)[order]
+
+    def __len__(self) -> int:
+        return len(self.pfn)
+
+    def rows(self, pfns: Column) -> Column:
+        """Return in which of the folios each page is; -1 for none."""
+        if not len(self.pfn):
+            return numpy.full(len(pfns), -1, numpy.int64)
+        row = numpy.searchsorted(self.pfn, pfns, "right") - 1
+        inside = (row >= 0) & (pfns < self.pfn[row] + self.pages[row])
+        return numpy.where(inside, row, -1)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one owner has of one folio."""
+
+    kind: str
+    owner: Owner
+    gets: int
+    pins: int
+    exact: bool
+    expected: bool
+
+
+@dataclass
+class _Columns:
+    """Claims on suspects: a row for each folio and claim."""
+
+    row: list[Column] = field(default_factory=list)
+    claim: list[Column] = field(default_factory=list)
+    gets: list[Column] = field(default_factory=list)
+    pins: list[Column] = field(default_factory=list)
+
+
+class Findings:
+    """What the walkers found of the suspects. Made by :func:`find_holders`."""
+
+    def __init__(self, suspects: Suspects, files: Files) -> None:
+        self.suspects = suspects
+        self.files = files
+        self.outcomes: list[Outcome] = []
+        self.problems: list[str] = []
+        self._about: list[tuple[str, Claim]] = []
+        self._columns = _Columns()
+        self._starts: Column = numpy.zeros(1, numpy.int64)
+
+    def add(self, kind: str, claim: Claim) -> int:
+        """Keep what a claim says of the suspects, and return how many of them."""
+        pfns = numpy.asarray(claim.pages, numpy.int64).reshape(-1)
+        rows = self.suspects.rows(pfns)
+        wanted = rows >= 0
+        if not wanted.any():
+            return 0
+        found, inverse = numpy.unique(rows[wanted], return_inverse=True)
+        sums = [
+            numpy.bincount(inverse, numpy.broadcast_to(numpy.asarray(number), pfns.shape)[wanted], len(found))
+            for number in (claim.gets, claim.pins)
+        ]
+        # The claim is kept for its owner; its pages may be many, and none of the suspects.
+        self._about.append((kind, Claim(claim.owner, (), exact=claim.exact, expected=claim.expected)))
+        self._columns.row.append(found)
+        self._columns.claim.append(numpy.full(len(found), len(self._about) - 1, numpy.int64))
+        self._columns.gets.append(sums[0].astype(numpy.int64))
+        self._columns.pins.append(sums[1].astype(numpy.int64))
+        return len(found)
+
+    def finish(self) -> None:
+        """Sort what was kept by folio."""
+        columns = self._columns
+        names = ("row", "claim", "gets", "pins")
+        empty = [numpy.zeros(0, numpy.int64)]
+        merged = {name: numpy.concatenate(getattr(columns, name) or empty) for name in names}
+        order = numpy.lexsort((merged["claim"], merged["row"]))
+        self._columns = _Columns(*([merged[name][order]] for name in names))
+        self._starts = numpy.searchsorted(self._columns.row[0], numpy.arange(len(self.suspects) + 1))
+
+    def of(self, pfn: int) -> list[Held]:
+        """Return who holds a folio, which must be one of the suspects; each owner once."""
+        row = int(self.suspects.rows(numpy.array([pfn]))[0])
+        if row < 0:
+            return []
+        found: dict[tuple[str, Owner, bool, bool], list[int]] = {}
+        for i in range(int(self._starts[row]), int(self._starts[row + 1])):
+            kind, claim = self._about[int(self._columns.claim[0][i])]
+            sums = found.setdefault((kind, claim.owner, claim.exact, claim.expected), [0, 0])
+            sums[0] += int(self._columns.gets[0][i])
+            sums[1] += int(self._columns.pins[0][i])
+        return [
+            Held(kind, owner, gets, pins, exact, expected)
+            for (kind, owner, exact, expected), (gets, pins) in found.items()
+        ]
+
+
+def find_holders(
+    context: Context, suspects: Suspects, off: Collection[str] = (), seconds: float = MAX_SECONDS
+) -> Findings:
+    """
+    Run every walker.
+
+    :param off: Kinds of walkers not to run
+    :param seconds: How long each may take
+    """
+    ground = Ground(context)
+    findings = Findings(suspects, ground.files)
+    found = registry()
+    findings.problems += found.problems
+    for walker in found.walkers.values():
+        outcome = Outcome(walker.kind)
+        findings.outcomes.append(outcome)
+        if walker.kind in off:
+            outcome.state = "off"
+            continue
+        start = time.monotonic()
+        _run(ground, walker, outcome, findings, seconds)
+        outcome.seconds = time.monotonic() - start
+    findings.problems += [outcome.problem for outcome in findings.outcomes if outcome.problem]
+    findings.problems += [f"files: {failure}" for failure in ground.files.failures]
+    findings.finish()
+    return findings
+
+
+def _run(ground: Ground, walker: Walker, outcome: Outcome, findings: Findings, seconds: float) -> None:
+    ground.begin(outcome, seconds)
+    kept = 0
+    try:
+        outcome.state, outcome.why = _missing(ground, walker)
+        if outcome.state != "ran":
+            return
+        for claim in _checked(ground, walker):
+            outcome.claims += 1
+            kept += findings.add(walker.kind, claim)
+            if kept > MAX_ROWS:
+                outcome.state, outcome.why = "failed", f"it claims more than {MAX_ROWS} folios"
+                return
+    except Exception as error:  # a walker's failure, whatever it is, costs its own rows only, and is shown
+        outcome.state = "failed"
+        outcome.why = str(error) if isinstance(error, FaultError) else f"{type(error).__name__}: {error}"
+
+
+def _checked(ground: Ground, walker: Walker) -> Iterator[Claim]:
+    for claim in walker.walk(ground):
+        ground.step()
+        if not isinstance(claim, Claim):
+            raise TypeError(f"{claim!r} is no Claim")
+        yield claim
+
+
+def _missing(ground: Ground, walker: Walker) -> tuple[str, str]:
+    """Return the state that follows from what the target has of what a walker needs, and why."""
+    module = walker.module
+    built_in = any(ground.prog.symbols(name) for name in walker.symbols)
+    if module and not built_in and module not in ground.modules:
+        return "absent", f"module {module} is not loaded"
+    lacks = [name for name in walker.types if not ground.has(name)]
+    known = not walker.symbols or any(ground.symbol(name, module) is not None for name in walker.symbols)
+    if len(lacks) == len(walker.types) > 0 and not module:
+        # Not configured, or before its time: nothing of it is described, nor has a name.
+        return (
+            ("absent", "the kernel has no such thing")
+            if not known or not walker.symbols
+            else (
+                "skipped",
+                f"nothing describes {lacks[0]}",
+            )
+        )
+    if lacks:
+        return "skipped", f"nothing describes {', '.join(lacks)}" + f" of module {module}" * bool(module)
+    if not known:
+        return "skipped", f"the address of {' or '.join(walker.symbols)} is not known"
+    return "ran", ""
