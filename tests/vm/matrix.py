@@ -47,7 +47,7 @@ NO_POISON = frozenset(
     | {"poison_clean", "poison_dirty", "poison_tmpfs", "soft_offline", "soft_offline_thp", "soft_offline_hugetlb"}
 )
 
-# Buffers cloned from ring to ring since 6.12; rings in memory of the process since 6.5, and those of buffers since 5.19.
+# Of io_uring: buffers cloned from ring to ring since 6.12, rings in memory of the process since 6.5.
 NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
 
 KERNELS: tuple[Kernel, ...] = (
