@@ -79,6 +79,22 @@ FACTS: tuple[Fact, ...] = (
     ),
     _fact("mapping", "u8", At("struct page", "mapping"), required=True),
     _fact("private", "u8", At("struct page", "private"), required=True),
+    # No check asks for these three: they tell a folio from one that came into its place (confirm.py).
+    _fact(
+        "index",
+        "u8",
+        # struct folio came with v5.16; struct page calls it __folio_index since v6.16.
+        At("struct folio", "index"),
+        At("struct page", "index"),
+    ),
+    _fact(
+        "memcg_data",
+        "u8",
+        At("struct folio", "memcg_data"),
+        # bcfe06bf2622 ("mm: memcontrol: Use helpers to read page's memcg data") (in v5.11)
+        At("struct page", "memcg_data"),
+    ),
+    _fact("mem_cgroup", "u8", At("struct page", "mem_cgroup")),
     _fact("refcount", "i4", At("struct page", "_refcount.counter"), required=True),
     # The same word holds the map count of this one page, minus one, or a page type.
     _fact("type_word", "u4", At("struct page", "_mapcount.counter"), required=True),

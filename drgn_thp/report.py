@@ -8,13 +8,16 @@ It is a stream so that a report on a large host need never be in memory; who wan
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from .blocks import Block
 from .census import BlockCensus
+from .confirm import Confirmation, Label, Looks, check_looks
 from .context import Context
 from .describe import SCHEMA, Describer, Record
+from .folios import Folios
 from .gates import Path, Reason, find_reason
 from .hotplug import Comparison, list_blocks
 from .scan import Scan
@@ -29,6 +32,8 @@ class Question:
     """Which memory blocks to look at; all if None."""
     listed: Callable[[Reason], bool] = lambda reason: True
     """For which reasons to list the refused folios themselves; counts are of all."""
+    looks: Looks | None = None
+    """How often to look again at the refused folios that are listed; of a live target only."""
 
 
 @dataclass
@@ -50,6 +55,10 @@ class Totals:
     wrongly_refused: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     interrupted: bool = False
+    confirmed: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of each path, how many folios were found to be what when they were looked at again."""
+    unconfirmed: int = 0
+    """Folios that were to be looked at again, but were not."""
 
     def add(self, census: BlockCensus) -> None:
         self.blocks += 1
@@ -84,7 +93,10 @@ class Report:
     ) -> None:
         """
         :param slim: Whether the target is a slim core: what it lacks was left out on purpose
+        :raises BadArgument: if a dump is to be looked at again
         """
+        if question.looks is not None:
+            check_looks(context, question.looks)
         self.context = context
         self.question = question
         self.types_source = types_source
@@ -119,6 +131,7 @@ class Report:
                 (totals.changing, "folios contradicted themselves however often they were read: not judged"),
                 (totals.changed_blocks, "memory blocks went on- or offline, or away, while the report was made"),
                 (totals.new_blocks, "memory blocks came while the report was made: not looked at"),
+                (totals.unconfirmed, "refused folios were not looked at again"),
             )
         missing = [f"{number} {what}" for number, what in counted if number]
         if totals.interrupted:
@@ -128,24 +141,58 @@ class Report:
     def records(self) -> Iterator[Record]:
         """Yield the records of the report."""
         describer = Describer(self.context)
-        listed = self.question.listed
-        scan = Scan(self.context, self.question.paths, listed, self.progress, describer.in_virtio_mem)
+        scan = Scan(self.context, self.question.paths, self.question.listed, self.progress, describer.in_virtio_mem)
+        if self.question.looks is None:
+            for block, f in self._blocks(scan, describer):
+                yield block
+                yield from self._listed(describer, scan, block, f)
+        else:
+            yield from self._confirmed(scan, describer, self.question.looks)
+        yield from describer.devices()
+        yield self.summary()
+
+    def _blocks(self, scan: Scan, describer: Describer) -> Iterator[tuple[Record, Folios | None]]:
+        """Yield the record of each block, and those of its refused folios that may be listed."""
         comparison = Comparison(self.context)
         try:
             for census in scan.blocks(self.blocks):
                 self.totals.add(census)
                 if not census.changed:
                     comparison.told(census.block)
-                yield describer.block(census)
-                if census.refused is not None:
-                    for record in describer.folios(census.refused, scan.paths, census.block.id):
-                        if record["verdict"] == "refused" and listed(find_reason(record["reason"])):
-                            yield record
+                yield describer.block(census), census.refused
             self._compare(comparison)
         except KeyboardInterrupt:
             self.totals.interrupted = True
-        yield from describer.devices()
-        yield self.summary()
+
+    def _listed(self, describer: Describer, scan: Scan, block: Record, f: Folios | None) -> Iterator[Record]:
+        """Yield the records of the refused folios of a block."""
+        if f is not None:
+            for record in describer.folios(f, scan.paths, block["block"]):
+                if record["verdict"] == "refused" and self.question.listed(find_reason(record["reason"])):
+                    yield record
+
+    def _confirmed(self, scan: Scan, describer: Describer, looks: Looks) -> Iterator[Record]:
+        """Yield the same records, after all folios that are listed have been looked at again."""
+        confirmation = Confirmation(self.context, scan.paths, looks)
+        found = [(block, f, confirmation.add(f) if f is not None else 0) for block, f in self._blocks(scan, describer)]
+        if not self.totals.interrupted:
+            with suppress(KeyboardInterrupt):
+                confirmation.run()
+        numbers = {path.name: i for i, path in enumerate(scan.paths)}
+        for block, f, first in found:
+            yield block
+            places = {} if f is None else {pfn: first + i for i, pfn in enumerate(f.pfn.tolist())}
+            for record in self._listed(describer, scan, block, f):
+                label = confirmation.label(places[record["pfn"]], numbers[record["path"]])
+                yield {**record, "confirmed": self._count(record["path"], label)}
+
+    def _count(self, path: str, label: Label | None) -> str | None:
+        if label is None:
+            self.totals.unconfirmed += 1
+            return None
+        counts = self.totals.confirmed.setdefault(path, {label.value: 0 for label in Label})
+        counts[label.value] += 1
+        return label.value
 
     def _compare(self, comparison: Comparison) -> None:
         """Compare the blocks of a live target with what they are by now."""
@@ -182,7 +229,17 @@ class Report:
             "changing_folios": totals.changing,
             "changed_blocks": totals.changed_blocks,
             "new_blocks": totals.new_blocks,
+            "confirm": self._confirm(),
             "batched_references": len(self.context.batches.entries),
             "incomplete": self.incomplete,
             "notes": [*self.notes, *self.context.virtio_mem.notes],
         }
+
+    def _confirm(self) -> Record | None:
+        """Return what came of looking again."""
+        looks = self.question.looks
+        if looks is None:
+            return None
+        none = {label.value: 0 for label in Label}
+        paths = {path.name: self.totals.confirmed.get(path.name, none) for path in self.question.paths}
+        return {"looks": looks.number, "interval": float(looks.interval), "paths": paths}

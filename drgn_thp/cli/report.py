@@ -27,6 +27,7 @@ DEFAULT_LIMIT = 100
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser."""
+    from ..commands.model import LOOKS
     from ..gates import paths, reasons_of
     from ..target import add_target_arguments
 
@@ -54,6 +55,8 @@ def add(commands: Any) -> None:
         choices=list(reasons_of()),
         help="list only folios refused for this",
     )
+    for argument in LOOKS:
+        asked.add_argument(*argument.names, **argument.options)
     output = add_format_arguments(parser)
     output.add_argument(
         "--limit",
@@ -67,6 +70,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report, and return the exit status."""
+    from ..commands.model import looks_of
     from ..render import renderers
     from ..report import Question, Report
 
@@ -75,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         find_paths(arguments.path, DEFAULT_PATHS),
         block_filter(arguments.block, context),
         _listed(arguments),
+        looks_of(arguments),
     )
     with open_output(arguments.output) as out:
         report = Report(context, question, target.types_source, target.notes, slim=target.slim is not None)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Callable, TextIO
 
 from ..blocks import Block, named_blocks
+from ..confirm import Looks
 from ..errors import BadArgument
 from ..gates import find_path, paths
 from ..render.text import render
@@ -47,11 +48,13 @@ def scan(
     blocks: Sequence[str],
     lists: bool,
     only: Callable[[Block], bool] = lambda block: True,
+    looks: Looks | None = None,
 ) -> Answer:
     """
     Scan blocks.
 
     :param lists: Whether the value is the refused folios, rather than the blocks
+    :param looks: How often to look at them again
     :param only: Which blocks to look at, of those that the user names
     :raises BadArgument: if there are no such paths or blocks
     """
@@ -62,7 +65,10 @@ def scan(
         return only(block) and (named is None or named(block))
 
     question = Question(
-        [find_path(name) for name in dict.fromkeys(names)], wanted, lambda reason: lists and not reason.kernel_memory
+        [find_path(name) for name in dict.fromkeys(names)],
+        wanted,
+        lambda reason: lists and not reason.kernel_memory,
+        looks,
     )
     report = Report(context, question, session.types_source, session.notes, slim=session.slim)
     if not report.blocks:

@@ -11,6 +11,7 @@ from typing import Any, Callable, Protocol, TextIO
 from tabulate import tabulate
 
 from ..blocks import Block, named_blocks, read_blocks
+from ..confirm import Looks
 from ..describe import Describer, Record
 from ..errors import BadArgument
 from ..escape import printable
@@ -18,6 +19,8 @@ from ..folios import Column, Folios
 from ..gates import find_path
 from ..session import Session
 from ..walk import Walk
+
+DEFAULT_INTERVAL = 1.0
 
 
 class Argument:
@@ -35,6 +38,29 @@ BLOCKS = Argument(
     help="only this memory block (32), these blocks (32-35), or those in a range of addresses"
     " (0x100000000-0x1ffffffff)",
 )
+
+
+LOOKS = (
+    Argument(
+        "--confirm",
+        type=int,
+        metavar="N",
+        help="look N times more at each refused folio that is listed, and say which stay (persistent), which were only"
+        " passing (transient), and which are gone; only with -k or --qemu",
+    ),
+    Argument(
+        "--interval",
+        type=float,
+        default=DEFAULT_INTERVAL,
+        metavar="SECONDS",
+        help=f"time between two looks (default: {DEFAULT_INTERVAL:g})",
+    ),
+)
+
+
+def looks_of(arguments: argparse.Namespace) -> Looks | None:
+    """Return how often the user wants to look again."""
+    return None if arguments.confirm is None else Looks(arguments.confirm, arguments.interval)
 
 
 @dataclass

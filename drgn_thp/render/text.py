@@ -43,6 +43,7 @@ def render(records: Iterable[Record], out: TextIO, limit: int) -> None:
         for path in summary["paths"]:
             _blocks(path, blocks, summary, out)
             _folios(path, folios.get(path, []), left_out.get(path, 0), out)
+            _confirmed(path, summary, out)
         for device in devices:
             _device(device, blocks, out)
         _unknown(summary, out)
@@ -181,9 +182,21 @@ def _folios(path: str, records: list[Record], left_out: int, out: TextIO) -> Non
         return
     out.write(f"\nrefused on {path}:\n")
     numbers = "pfn order refs mapped head expected extra pins"
-    out.write(_table([folio_row(record) for record in records], FOLIO_HEADERS, numbers) + "\n")
+    headers, rows = FOLIO_HEADERS, [folio_row(record) for record in records]
+    if "confirmed" in records[0]:
+        headers = [*headers, "confirmed"]
+        rows = [[*row, record["confirmed"] or "-"] for row, record in zip(rows, records)]
+    out.write(_table(rows, headers, numbers) + "\n")
     if left_out:
         out.write(f"... and {left_out} more (--limit 0 lists all)\n")
+
+
+def _confirmed(path: str, summary: Record, out: TextIO) -> None:
+    confirm = summary["confirm"]
+    if confirm is not None:
+        counts = ", ".join(f"{number} {label}" for label, number in confirm["paths"][path].items())
+        looks = "once more" if confirm["looks"] == 1 else f"{confirm['looks']} times more"
+        out.write(f"looked at {looks}, {confirm['interval']:g} s apart: {counts}\n")
 
 
 def _unknown(summary: Record, out: TextIO) -> None:

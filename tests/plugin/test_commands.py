@@ -174,7 +174,7 @@ def test_refused_lists_what_the_guest_holds(fixture: Fixture) -> None:
 def test_records_are_as_documented(fixture: Fixture, word: str) -> None:
     """Every field is on the page, and of the type it says."""
     fields = {**documented("folio"), **documented(word)}
-    del fields["asked"]
+    del fields["asked"], fields["confirmed"]
     records = prompt(fixture, f"{word} {BLOCKS}")
     assert records
     for record in records:
@@ -240,7 +240,8 @@ def test_progress_is_shown_to_the_end(fixture: Fixture, word: str) -> None:
         yield shown.append
 
     session = Session.of_target(fixture.target, fixture.context, progress)
-    module_of(word).ask(session, argparse.Namespace(blocks=["32-33"], path=["contig"] if word == "memblocks" else None))
+    path = ["contig"] if word == "memblocks" else None
+    module_of(word).ask(session, argparse.Namespace(blocks=["32-33"], path=path, confirm=None))
     assert shown[0] == -2 * 32768
     assert sum(shown) == 0
 

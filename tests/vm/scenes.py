@@ -81,5 +81,10 @@ GIGANTIC = Scene(
     arguments=("memhp_default_state=online_kernel", "nokaslr", "hugetlb_cma=0:1G"),
 )
 
+# The kernel is not asked about these: what is tested is who holds what.
+HOLDERS = Scene("holders", modules=("nbd",), memory_mib=512)
+
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
 """Those that the truth run asks the kernel about."""
+
+ALL_SCENES = (*SCENES, HOLDERS)
