@@ -45,8 +45,7 @@ class Scene:
 
 LAB = Scene("lab")
 
-# Where the kernel can, it gives back most struct pages of each huge page.
-HUGE = Scene("huge", arguments=("hugetlb_free_vmemmap=on",))
+HUGE = Scene("huge")
 
 FILES = Scene(
     "files",

@@ -32,6 +32,11 @@ soft_offline_page (`soft-offline`: what is said of `split` for a large folio, th
 * **disagrees**: listed below, each with its ledger. There is no list of exceptions.
 
 Each question was asked once.
+
+Not asked: about pages of btrfs and xfs, about pins by vfio and RDMA, and about huge pages whose struct pages were given
+back (`hugetlb_free_vmemmap=on`). Of these it is known that 6.1 and 6.12 cannot take them apart on a node with movable
+memory only (they want memory of that very node for the struct pages), which drgn_thp does not say; 7.3 can. Of the
+kernels here only 7.3 has CMA: of `contig`, its area of 1 GiB for hugetlb is asked for as well.
 """
 
 LETTERS = {
