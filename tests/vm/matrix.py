@@ -47,12 +47,19 @@ NO_POISON = frozenset(
     | {"poison_clean", "poison_dirty", "poison_tmpfs", "soft_offline", "soft_offline_thp", "soft_offline_hugetlb"}
 )
 
+# Of io_uring: buffers cloned from ring to ring since 6.12, rings in memory of the process since 6.5.
+NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
+
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("5.10", ("bullseye",), lacks=NO_MTHP | NO_POISON | FUSE_COPIES | {"secretmem", "udmabuf"}),
+    Kernel(
+        "5.10",
+        ("bullseye",),
+        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | {"secretmem", "udmabuf", "uring_provided"},
+    ),
     Kernel(
         "6.1",
         ("bookworm", "bookworm-updates", "bookworm-security"),
-        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | {"hugetlb_fixed", "udmabuf"},
+        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | {"hugetlb_fixed", "udmabuf"},
     ),
     Kernel("6.12", ("trixie",), lacks=FUSE_COPIES),
     Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),

@@ -71,5 +71,10 @@ EXHAUSTED = Scene("exhausted", memory_mib=1024)
 
 POISON = Scene("poison")
 
+# The kernel is not asked about these: what is tested is who holds what.
+HOLDERS = Scene("holders", modules=("nbd",), memory_mib=512)
+
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON)
 """Those that the truth run asks the kernel about."""
+
+ALL_SCENES = (*SCENES, HOLDERS)
