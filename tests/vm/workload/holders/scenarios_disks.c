@@ -10,8 +10,8 @@ static void dio_aio(void)
 {
 	int disk = silent_disk(0);
 	char *page = base_pages(1), *huge = thp();
-	read_for_ever(page, disk);
-	read_for_ever(huge + 3 * PAGE, disk);
+	holds("aio", read_for_ever(page, disk), -1, -1, 0);
+	holds("aio", read_for_ever(huge + 3 * PAGE, disk), -1, -1, 0);
 	holds("direct-io", page, -1, -1, -1);
 	holds("direct-io", huge, -1, -1, -1);
 	mark("anon", page, 0, 1, "aio");
@@ -76,7 +76,7 @@ static void dio_ext4(void)
 {
 	int fd = open_on_silent_disk();
 	char *page = base_pages(1), *other = base_pages(1);
-	read_for_ever(page, fd);
+	holds("aio", read_for_ever(page, fd), -1, -1, 0);
 	read_by_thread(fd, other);
 	holds("direct-io", page, -1, -1, -1);
 	holds("direct-io", other, -1, -1, -1);

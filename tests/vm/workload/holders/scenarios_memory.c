@@ -7,30 +7,23 @@
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 
-static void share(void *holder)
+static void share_four(void *holders)
 {
-	shares(*(int *)holder);
+	for (int i = 0; i < 4; i++)
+		shares(((int *)holders)[i]);
 }
 
-static void share_two(void *holders)
-{
-	share(holders);
-	share((int *)holders + 1);
-}
-
-// Two buffers of one ring, and one of another one, which a child has open, too.
+// Two buffers of one ring, and one of another one; a child has both open, too.
 static void uring_buffers(void)
 {
 	char *region = base_pages(4);
 	struct iovec buffers[2] = {{region, 2 * PAGE}, {region + 2 * PAGE, PAGE}};
+	int numbers[4];
 	check(madvise(region, 4 * PAGE, MADV_DONTFORK) == 0, "madvise(MADV_DONTFORK)");
 	int first = register_buffers(buffers, 2), second = register_buffer(region + 3 * PAGE, PAGE);
-	for (int i = 0; i < 3; i++) {
-		int number = holds("io-uring", region + i * PAGE, first, 0, 1);
-		in_child(share, &number);
-	}
-	int number = holds("io-uring", region + 3 * PAGE, second, 0, 1);
-	in_child(share, &number);
+	for (int i = 0; i < 4; i++)
+		numbers[i] = holds("io-uring", region + i * PAGE, i < 3 ? first : second, 0, 1);
+	in_child(share_four, numbers);
 }
 
 // Registered twice with one ring and once with another.
@@ -80,7 +73,7 @@ static void uring_provided(void)
 	register_buffer_ring(ring.fd, pages, 1);
 	register_buffer_ring(ring.fd, pages + PAGE, 300);
 	for (int i = 0; i < 2; i++) {
-		holds("io-uring", pages + i * PAGE, ring.fd, 0, 1);
+		holds("io-uring-own", pages + i * PAGE, ring.fd, 0, 1);
 		mark("anon", pages, i, 1, "ring of buffers");
 	}
 }
@@ -90,7 +83,7 @@ static void uring_own_rings(void)
 	char *pages = base_pages(2);
 	struct ring ring = open_ring(0, pages, pages + PAGE);
 	for (int i = 0; i < 2; i++) {
-		holds("io-uring", pages + i * PAGE, ring.fd, 0, 1);
+		holds("io-uring-own", pages + i * PAGE, ring.fd, 0, 1);
 		mark("anon", pages, i, 1, i ? "submission queue" : "rings");
 	}
 }
@@ -102,8 +95,10 @@ static void umem(void)
 	check(madvise(region, 3 * PAGE, MADV_DONTFORK) == 0, "madvise(MADV_DONTFORK)");
 	check(madvise(huge, THP, MADV_DONTFORK) == 0, "madvise(MADV_DONTFORK)");
 	int base = register_umem(region, 3 * PAGE), large = register_umem(huge + PAGE, 2 * PAGE);
-	int numbers[2] = {holds("xdp", region + PAGE, base, 0, 1), holds("xdp", huge, large, 0, 2)};
-	in_child(share_two, numbers);
+	int numbers[4] = {holds("xdp", huge, large, 0, 2)};
+	for (int i = 0; i < 3; i++)
+		numbers[i + 1] = holds("xdp", region + i * PAGE, base, 0, 1);
+	in_child(share_four, numbers);
 	for (int i = 0; i < 3; i++)
 		mark("anon", region, i, 1, "UMEM");
 }

@@ -102,7 +102,7 @@ int register_umem(void *start, size_t size)
 	return fd;
 }
 
-void read_for_ever(void *page, int disk)
+void *read_for_ever(void *page, int disk)
 {
 	aio_context_t context = 0;
 	struct iocb block = {
@@ -113,6 +113,7 @@ void read_for_ever(void *page, int disk)
 	check(syscall(SYS_io_setup, 1, &context) == 0, "io_setup");
 	check(syscall(SYS_io_submit, context, 1, blocks) == 1, "io_submit");
 	check(syscall(SYS_io_getevents, context, 1, 1, &event, &moment) == 0, "the read came to an end");
+	return (void *)context;
 }
 
 struct endless_read {

@@ -43,8 +43,8 @@ int register_buffer(void *start, size_t size);
 int register_buffers(const struct iovec *buffers, int count);
 // A socket that has this as its UMEM.
 int register_umem(void *start, size_t size);
-// Asynchronously, from a disk that does not answer.
-void read_for_ever(void *page, int disk);
+// Asynchronously, from a disk that does not answer. Returns where the ring for what has been read is mapped.
+void *read_for_ever(void *page, int disk);
 // For a child: has a thread that copies from this page of the parent's, and never gets further than having pinned it.
 void read_remote_for_ever(void *page);
 
