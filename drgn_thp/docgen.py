@@ -20,6 +20,7 @@ from pathlib import Path as File
 from typing import Any
 
 from .gates import Duration, Gate, Path, paths, reasons_of
+from .holders import built_in
 from .kernel import Kernel, RacyCheck
 
 ROOT = File(__file__).resolve().parent.parent
@@ -38,6 +39,13 @@ the kernel; `drgn_thp/kernel.py` says which change brought it, and `drgn_thp/tra
 *Observed* are reasons that were given for a folio of a real kernel's memory, *refused* where that kernel, asked to do
 it, did refuse, and *confirmed* where it also told the errno or the step that goes with the reason:
 [accuracy.md](accuracy.md).
+"""
+
+_HOLDERS = """\
+## Holders
+
+Who holds a folio that is refused for its references, as `--holders` finds it ([holders.md](holders.md)). Written from
+drgn_thp/holders.
 """
 
 
@@ -83,7 +91,14 @@ def _reasons(accuracy: dict[str, dict[str, dict[str, int]]]) -> str:
         gates = [(path, gate) for path in paths().values() for gate in path.gates if gate.reason is reason]
         rows = ((f"`{path.name}`", f"`{gate.kernel}`", _lasts(gate), _kernels(gate)) for path, gate in gates)
         parts.append(_table(("path", "check", "lasts", "kernels"), rows))
+    parts.append(_HOLDERS)
+    parts.append(_table(("kind", "holds", "what frees it"), _holders()))
     return "\n".join(parts)
+
+
+def _holders() -> Iterator[tuple[str, str, str]]:
+    for kind, walker in built_in().items():
+        yield f"`{kind}`", walker.summary, walker.frees + (" (it does so itself, soon)" if walker.transient else "")
 
 
 def _seen(kernels: dict[str, dict[str, int]]) -> str:

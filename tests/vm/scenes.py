@@ -82,8 +82,10 @@ GIGANTIC = Scene(
 
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene("holders", modules=("nbd",), memory_mib=512)
+# Many processes and files: how long it takes to find who holds what.
+CROWD = Scene("crowd", memory_mib=1024)
 
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
 """Those that the truth run asks the kernel about."""
 
-ALL_SCENES = (*SCENES, HOLDERS)
+ALL_SCENES = (*SCENES, HOLDERS, CROWD)
