@@ -15,10 +15,12 @@ import runpy
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from itertools import groupby
 from pathlib import Path as File
 from typing import Any
 
 from .gates import Duration, Gate, Path, paths, reasons_of
+from .holders import built_in
 from .kernel import Kernel, RacyCheck
 
 ROOT = File(__file__).resolve().parent.parent
@@ -37,6 +39,13 @@ the kernel; `drgn_thp/kernel.py` says which change brought it, and `drgn_thp/tra
 *Observed* are reasons that were given for a folio of a real kernel's memory, *refused* where that kernel, asked to do
 it, did refuse, and *confirmed* where it also told the errno or the step that goes with the reason:
 [accuracy.md](accuracy.md).
+"""
+
+_HOLDERS = """\
+## Holders
+
+Who holds a folio that is refused for its references, as `--holders` finds it ([holders.md](holders.md)). Written from
+drgn_thp/holders.
 """
 
 
@@ -82,7 +91,14 @@ def _reasons(accuracy: dict[str, dict[str, dict[str, int]]]) -> str:
         gates = [(path, gate) for path in paths().values() for gate in path.gates if gate.reason is reason]
         rows = ((f"`{path.name}`", f"`{gate.kernel}`", _lasts(gate), _kernels(gate)) for path, gate in gates)
         parts.append(_table(("path", "check", "lasts", "kernels"), rows))
+    parts.append(_HOLDERS)
+    parts.append(_table(("kind", "holds", "what frees it"), _holders()))
     return "\n".join(parts)
+
+
+def _holders() -> Iterator[tuple[str, str, str]]:
+    for kind, walker in built_in().items():
+        yield f"`{kind}`", walker.summary, walker.frees + (" (it does so itself, soon)" if walker.transient else "")
 
 
 def _seen(kernels: dict[str, dict[str, int]]) -> str:
@@ -151,10 +167,17 @@ def _kernels_table(matrix: File) -> str:
     """Return the table of supported kernels: those that the tests boot."""
     rows = []
     for kernel in runpy.run_path(str(matrix))["KERNELS"]:
-        lacks = ", ".join(f"`{name}`" for name in sorted(kernel.lacks))
+        lacks = ", ".join(_groups(kernel.lacks))
         suites = ", ".join(kernel.suites)
         rows.append((kernel.name, f"Debian {suites} ({kernel.flavour})", f"all but {lacks}" if lacks else "all"))
     return _table(("kernel", "build that is tested", "scenarios"), rows)
+
+
+def _groups(names: Iterable[str]) -> Iterator[str]:
+    """Yield names; those of a family as one, with their number."""
+    for family, some in groupby(sorted(names), lambda name: name.partition("_")[0]):
+        members = list(some)
+        yield from [f"{len(members)} of `{family}`"] if len(members) > 2 else (f"`{name}`" for name in members)
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ from typing import TextIO
 from tabulate import tabulate
 
 from .escape import printable
-from .holders import registry
 from .holders.balance import Sheet
+from .holders_text import process, write_advice
+from .holdings import advice
 from .ledger import Explanation
 
 FACTS = ("type", "mapping", "flags", "zone", "node", "block", "refcount", "batches", "pins")
@@ -37,16 +38,16 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
     if explanation.sheet is not None:
         _write_sheet(explanation.sheet, out)
         _write_mappers(explanation, out)
-    advice = {}
+    reasons = {}
     for path, refusals in explanation.refusals:
         verdict = next(record["verdict"] for record in explanation.records if record["path"] == path)
         out.write(f"{path}: {verdict}\n")
         for refusal in refusals:
             wrongly = ", wrongly" if refusal.wrongly else ""
             out.write(f"    {refusal.reason} ({refusal.duration}{wrongly}) by {refusal.kernel}\n")
-            advice[refusal.reason] = refusal.advice
-    if advice:
-        out.write("\n" + "".join(f"{reason}: {text}\n" for reason, text in advice.items()))
+            reasons[refusal.reason] = refusal.advice
+    if reasons:
+        out.write("\n" + "".join(f"{reason}: {text}\n" for reason, text in reasons.items()))
 
 
 def _write_sheet(sheet: Sheet, out: TextIO) -> None:
@@ -54,25 +55,17 @@ def _write_sheet(sheet: Sheet, out: TextIO) -> None:
     out.write("held by\n")
     rows = []
     for record in sheet.records():
-        who = "-" if record["pid"] is None else f"{record['pid']} ({printable(record['comm'])})"
-        if record["processes"] > 1:
-            who += f" and {record['processes'] - 1} more"
         inferred = "" if record["exact"] else ", inferred"
-        rows.append(
-            [
-                f"{printable(record['kind'])}: {printable(record['owner'])}{inferred}",
-                who if record["fd"] is None else f"{who} fd {record['fd']}",
-                f"{record['pins']} pinned" if record["pins"] else "",
-                str(record["refs"]),
-            ]
-        )
+        pins = f"{record['pins']} pinned" if record["pins"] else ""
+        what = f"{printable(record['kind'])}: {printable(record['owner'])}{inferred}"
+        rows.append([what, process(record), pins, str(record["refs"])])
     rows.append(["UNEXPLAINED", "", "", str(sheet.unexplained)])
     align = ("left", "left", "left", "right")
     out.write(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align) + "\n")
-    if sheet.unexplained < 0:
+    if sheet.overdrawn:
         out.write("more was found than there is: an error of drgn_thp\n")
-    kinds = dict.fromkeys(held.kind for held, _, _ in sheet.holders)
-    out.write("".join(f"{printable(kind)}: {registry().walkers[kind].frees}\n" for kind in kinds) + "\n")
+    write_advice(advice(held.kind for held, _, _ in sheet.holders), out)
+    out.write("\n")
 
 
 def _write_mappers(explanation: Explanation, out: TextIO) -> None:

@@ -17,9 +17,8 @@ from .describe import Describer, Record
 from .errors import BadArgument
 from .folios import Folios
 from .gates import Path
-from .holders.balance import Sheet, sheets
-from .holders.running import Suspects, find_holders
-from .mappers import find_mappers
+from .holders.balance import Sheet
+from .holdings import Holdings, Refused
 
 MAX_PFN_BITS = 52  # physical addresses have at most 64 bits, of which 12 are within the page
 
@@ -152,40 +151,24 @@ def explain(
         block = next((b.id for b in blocks if b.start_pfn <= int(f.pfn[0]) < b.end_pfn), None)
         records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
         refusals = tuple((path.name, _refusals(path, f)) for path in paths)
-        sheet, problems = _sheet(context, f) if holders else (None, ())
-        if sheet is not None:
-            held = {"holders": sheet.records(), "unexplained": sheet.unexplained}
-            records = tuple({**record, **held} for record in records)
-        explanation = Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals, sheet)
-        if holders:
-            explanation = _mapped(context, f, replace(explanation, problems=problems))
-        yield explanation
+        explanation = Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals)
+        yield _with_holders(context, f, explanation) if holders else explanation
 
 
-def _mapped(context: Context, f: Folios, explanation: Explanation) -> Explanation:
-    """Add who maps a folio."""
-    if explanation.sheet is None:  # of the kernel's own
-        return explanation
-    head, mapcount = int(f.pfn[0]), int(formulas.folio_mapcount(f)[0])
-    mappers = find_mappers(context, [head])
-    found, more = mappers.records(head)
-    problems = list(mappers.failures)
-    if mappers.complete and mappers.count(head) != mapcount:
-        problems.append(
-            f"page tables map the folio at {head:#x} {mappers.count(head)} times, its map count is {mapcount}"
-        )
+def _with_holders(context: Context, f: Folios, explanation: Explanation) -> Explanation:
+    """Add who holds and who maps a folio."""
+    holdings = Holdings(context)
+    [refused] = holdings.found([Refused({}, f)])
+    records = tuple({**record, **holdings.fields(record, refused.table)} for record in explanation.records)
+    found = None if refused.table is None else refused.table.of(int(f.pfn[0]))
     return replace(
         explanation,
-        records=tuple({**record, "mappers": found} for record in explanation.records),
-        mappers=tuple(found),
-        more_mappers=more,
-        problems=(*explanation.problems, *problems),
+        records=records,
+        sheet=None if found is None else found.sheet,
+        mappers=() if found is None else found.mappers,
+        more_mappers=0 if found is None else found.more_mappers,
+        problems=tuple(holdings.incomplete),
     )
-
-
-def _sheet(context: Context, f: Folios) -> tuple[Sheet | None, tuple[str, ...]]:
-    findings = find_holders(context, Suspects(f.pfn, formulas.nr_pages(f)))
-    return next(sheets(context, f, findings), None), tuple(findings.problems)
 
 
 def _refusals(path: Path, f: Folios) -> tuple[Refusal, ...]:

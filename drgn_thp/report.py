@@ -17,8 +17,8 @@ from .census import BlockCensus
 from .confirm import Confirmation, Label, Looks, check_looks
 from .context import Context
 from .describe import SCHEMA, Describer, Record
-from .folios import Folios
 from .gates import Path, Reason, find_reason
+from .holdings import Holdings, Refused
 from .hotplug import Comparison, list_blocks
 from .scan import Scan
 
@@ -34,6 +34,8 @@ class Question:
     """For which reasons to list the refused folios themselves; counts are of all."""
     looks: Looks | None = None
     """How often to look again at the refused folios that are listed; of a live target only."""
+    holders: bool = False
+    """Whether to find out who holds and who maps the refused folios that are listed."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Totals:
 
     def add(self, census: BlockCensus) -> None:
         self.blocks += 1
-        self.folios += census.folios
+        self.folios += census.folios - census.counted_before
         self.unreadable_pages += census.unreadable
         self.poisoned_pages += census.poisoned
         self.hole_pages += census.holes
@@ -72,7 +74,7 @@ class Totals:
         self.changing += census.changing
         self.changed_blocks += census.changed
         for name, counts in census.paths.items():
-            self.refused[name] = self.refused.get(name, 0) + counts.refused
+            self.refused[name] = self.refused.get(name, 0) + counts.refused - counts.counted_before
             self.wrongly_refused[name] = self.wrongly_refused.get(name, 0) + counts.wrongly
             reasons = self.reasons.setdefault(name, {})
             for reason, number in counts.reasons.items():
@@ -101,6 +103,7 @@ class Report:
         self.question = question
         self.types_source = types_source
         self.totals = Totals()
+        self.holdings = Holdings(context) if question.holders else None
         blocks, block_notes = list_blocks(context)
         self.blocks = [block for block in blocks if question.blocks is None or question.blocks(block)]
         self._all_derived = any(block.derived for block in blocks)
@@ -134,6 +137,8 @@ class Report:
                 (totals.unconfirmed, "refused folios were not looked at again"),
             )
         missing = [f"{number} {what}" for number, what in counted if number]
+        if self.holdings is not None:
+            missing += self.holdings.incomplete
         if totals.interrupted:
             missing.append("interrupted: blocks after this were not looked at")
         return missing + doubts.notes
@@ -142,16 +147,20 @@ class Report:
         """Yield the records of the report."""
         describer = Describer(self.context)
         scan = Scan(self.context, self.question.paths, self.question.listed, self.progress, describer.in_virtio_mem)
-        if self.question.looks is None:
-            for block, f in self._blocks(scan, describer):
-                yield block
-                yield from self._listed(describer, scan, block, f)
-        else:
-            yield from self._confirmed(scan, describer, self.question.looks)
+        blocks: Iterable[Refused] = self._blocks(scan, describer)
+        confirmation = None
+        if self.question.looks is not None:
+            confirmation = Confirmation(self.context, scan.paths, self.question.looks)
+            blocks = self._looked_again(confirmation, blocks)
+        if self.holdings is not None:
+            blocks = self.holdings.found(blocks)
+        for refused in blocks:
+            yield refused.block
+            yield from self._listed(describer, scan, refused, confirmation)
         yield from describer.devices()
         yield self.summary()
 
-    def _blocks(self, scan: Scan, describer: Describer) -> Iterator[tuple[Record, Folios | None]]:
+    def _blocks(self, scan: Scan, describer: Describer) -> Iterator[Refused]:
         """Yield the record of each block, and those of its refused folios that may be listed."""
         comparison = Comparison(self.context)
         try:
@@ -159,32 +168,40 @@ class Report:
                 self.totals.add(census)
                 if not census.changed:
                     comparison.told(census.block)
-                yield describer.block(census), census.refused
+                yield Refused(describer.block(census), census.refused)
             self._compare(comparison)
         except KeyboardInterrupt:
             self.totals.interrupted = True
 
-    def _listed(self, describer: Describer, scan: Scan, block: Record, f: Folios | None) -> Iterator[Record]:
-        """Yield the records of the refused folios of a block."""
-        if f is not None:
-            for record in describer.folios(f, scan.paths, block["block"]):
-                if record["verdict"] == "refused" and self.question.listed(find_reason(record["reason"])):
-                    yield record
-
-    def _confirmed(self, scan: Scan, describer: Describer, looks: Looks) -> Iterator[Record]:
-        """Yield the same records, after all folios that are listed have been looked at again."""
-        confirmation = Confirmation(self.context, scan.paths, looks)
-        found = [(block, f, confirmation.add(f) if f is not None else 0) for block, f in self._blocks(scan, describer)]
+    def _looked_again(self, confirmation: Confirmation, blocks: Iterable[Refused]) -> list[Refused]:
+        """Return the same, after all folios that may be listed have been looked at again."""
+        found = []
+        for refused in blocks:
+            if refused.folios is not None:
+                refused.first = confirmation.add(refused.folios)
+            found.append(refused)
         if not self.totals.interrupted:
             with suppress(KeyboardInterrupt):
                 confirmation.run()
+        return found
+
+    def _listed(
+        self, describer: Describer, scan: Scan, refused: Refused, confirmation: Confirmation | None
+    ) -> Iterator[Record]:
+        """Yield the records of the refused folios of a block."""
+        f = refused.folios
+        if f is None:
+            return
         numbers = {path.name: i for i, path in enumerate(scan.paths)}
-        for block, f, first in found:
-            yield block
-            places = {} if f is None else {pfn: first + i for i, pfn in enumerate(f.pfn.tolist())}
-            for record in self._listed(describer, scan, block, f):
-                label = confirmation.label(places[record["pfn"]], numbers[record["path"]])
-                yield {**record, "confirmed": self._count(record["path"], label)}
+        places = {} if confirmation is None else {pfn: refused.first + i for i, pfn in enumerate(f.pfn.tolist())}
+        for record in describer.folios(f, scan.paths, refused.block["block"]):
+            if record["verdict"] == "refused" and self.question.listed(find_reason(record["reason"])):
+                if confirmation is not None:
+                    label = confirmation.label(places[record["pfn"]], numbers[record["path"]])
+                    record["confirmed"] = self._count(record["path"], label)
+                if self.holdings is not None:
+                    record.update(self.holdings.fields(record, refused.table))
+                yield record
 
     def _count(self, path: str, label: Label | None) -> str | None:
         if label is None:
@@ -230,6 +247,7 @@ class Report:
             "changed_blocks": totals.changed_blocks,
             "new_blocks": totals.new_blocks,
             "confirm": self._confirm(),
+            "holders": None if self.holdings is None else self.holdings.record(),
             "batched_references": len(self.context.batches.entries),
             "incomplete": self.incomplete,
             "notes": [*self.notes, *self.context.virtio_mem.notes],

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy
 import pytest
 
-from drgn_thp import docgen, ledger
+from drgn_thp import docgen, holdings, ledger
 from drgn_thp import report as report_module
 from drgn_thp.batches import Batches
 from drgn_thp.blocks import Block
@@ -27,12 +27,17 @@ from drgn_thp.describe import SCHEMA, SHOWN_FLAGS, Record
 from drgn_thp.folios import Folios, table
 from drgn_thp.formulas import PAGE_MAPPING_ANON
 from drgn_thp.gates import Duration, find_path, paths, reasons_of
+from drgn_thp.holders import built_in
+from drgn_thp.holders.balance import Sheet
+from drgn_thp.holders.model import Owner
+from drgn_thp.holders.running import Held
 from drgn_thp.kernel import Kernel
 from drgn_thp.mapping_kinds import MappingKind, MigrateOp
 from drgn_thp.pagetype import NAMES, PageType
 from drgn_thp.render.text import FOLIO_HEADERS
 from drgn_thp.resources import Resources
 from drgn_thp.virtio_mem import Device, VirtioMem
+from drgn_thp.whose import Found
 
 from .tree import ROOT, files, table_after
 from .vm.lab import ensure_dump
@@ -59,7 +64,8 @@ def flatten(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
         word = name
         if prefix:  # below the top, keys may be names of things
             for kind, names in NAMED:
-                word = kind if name in names else word
+                # "transient" is a duration, and of what was looked at again, a label.
+                word = kind if name in names and (kind != "<label>" or prefix.startswith("confirm.")) else word
         yield prefix + word, value
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{word}.")
@@ -67,7 +73,13 @@ def flatten(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 LABELS = {label.value for label in Label}
 DURATIONS = {duration.value for duration in Duration}
-NAMED = (("<path>", paths()), ("<reason>", reasons_of()), ("<duration>", DURATIONS), ("<label>", LABELS))
+NAMED = (
+    ("<holder>", built_in()),
+    ("<path>", paths()),
+    ("<reason>", reasons_of()),
+    ("<duration>", DURATIONS),
+    ("<label>", LABELS),
+)
 TYPES: dict[str, type] = {"string": str, "number": float, "integer": int, "boolean": bool, "object": dict}
 
 
@@ -193,7 +205,13 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     monkeypatch.setattr(report_module, "check_looks", lambda context, looks: None)
     monkeypatch.setattr(report_module, "Confirmation", lambda *arguments: again)
     records += report_module.Report(context, report_module.Question(judged, looks=Looks(1, 1))).records()
-    for explanation in ledger.explain(context, ["0x10"], judged):
+    # And with those who hold them, of whom nothing is known of the page of the kernel.
+    pipe = Held("pipe", Owner("pipe", cpu=0), 1, 0, True, False)
+    found = Found(Sheet(16, ((pipe, 1, ()),), 0, 0), (), 0, None)
+    whose = SimpleNamespace(problems=[], table=lambda f: SimpleNamespace(of=lambda pfn: found if pfn < 18 else None))
+    monkeypatch.setattr(holdings, "Whose", lambda context, tables: whose)
+    records += report_module.Report(context, report_module.Question(judged, holders=True)).records()
+    for explanation in ledger.explain(context, ["0x10"], judged, holders=True):
         records += explanation.records
     return records
 
@@ -239,9 +257,9 @@ def test_schema_on_a_dump(entry: MatrixKernel) -> None:
     dump = ensure_dump(entry)
     target = ["-c", str(dump.vmcore), "-s", str(dump.vmlinux)]
     start = dump.hotplug_pfns.start << 12
-    records = run("report", *target, "--path", "all", "--block", f"{start:#x}")
+    records = run("report", *target, "--path", "all", "--block", f"{start:#x}", "--holders")
     held = next(mark.pfn for mark in dump.marks if mark.held)
-    records += run("folio", *target, hex(held))
+    records += run("folio", *target, hex(held), "--holders")
     for kind, fields in check(records).items():
         missing = {name for name in set(documented(kind)) - set(fields) if not name.startswith("confirm")}
         # Only some kernels refuse wrongly; that a path is named where it does not is seen above.

@@ -49,12 +49,14 @@ def scan(
     lists: bool,
     only: Callable[[Block], bool] = lambda block: True,
     looks: Looks | None = None,
+    holders: bool = False,
 ) -> Answer:
     """
     Scan blocks.
 
     :param lists: Whether the value is the refused folios, rather than the blocks
     :param looks: How often to look at them again
+    :param holders: Whether to find out who holds them
     :param only: Which blocks to look at, of those that the user names
     :raises BadArgument: if there are no such paths or blocks
     """
@@ -69,6 +71,7 @@ def scan(
         wanted,
         lambda reason: lists and not reason.kernel_memory,
         looks,
+        holders,
     )
     report = Report(context, question, session.types_source, session.notes, slim=session.slim)
     if not report.blocks:

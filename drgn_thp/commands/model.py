@@ -58,6 +58,13 @@ LOOKS = (
 )
 
 
+HOLDERS = Argument(
+    "--holders",
+    action=argparse.BooleanOptionalAction,
+    help="find out who holds the folios that are listed, and who maps them (default: no)",
+)
+
+
 def looks_of(arguments: argparse.Namespace) -> Looks | None:
     """Return how often the user wants to look again."""
     return None if arguments.confirm is None else Looks(arguments.confirm, arguments.interval)

@@ -11,7 +11,7 @@ from ..gates import paths
 from ..render.text import render
 from ..session import Session
 from .memblocks import scan
-from .model import BLOCKS, LOOKS, Answer, Argument, looks_of
+from .model import BLOCKS, HOLDERS, LOOKS, Answer, Argument, looks_of
 
 DESCRIPTION = (
     "List the folios that a path of migration would refuse, with the first check that does. Memory of the kernel's own"
@@ -31,6 +31,7 @@ def arguments() -> Sequence[Argument]:
         ),
         BLOCKS,
         *LOOKS,
+        HOLDERS,
     )
 
 
@@ -39,7 +40,8 @@ def ask(session: Session, arguments: argparse.Namespace) -> Answer:
     path, blocks = arguments.path, arguments.blocks
     if path is not None and path[0].isdigit():  # without a path, the first is a block
         path, blocks = None, [path, *blocks]
-    return scan(session, [path or DEFAULT_PATH], blocks, lists=True, looks=looks_of(arguments))
+    looks, holders = looks_of(arguments), bool(arguments.holders)
+    return scan(session, [path or DEFAULT_PATH], blocks, lists=True, looks=looks, holders=holders)
 
 
 def write(answer: Answer, out: TextIO) -> None:

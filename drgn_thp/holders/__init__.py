@@ -27,14 +27,20 @@ class Registry:
     problems: tuple[str, ...] = ()
 
 
+def built_in() -> dict[str, Walker]:
+    """Return the walkers of this package, by kind."""
+    return {
+        walker.kind: walker
+        for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name)
+        for walker in getattr(importlib.import_module(f"{__name__}.{info.name}"), "WALKERS", ())
+    }
+
+
 @cache
 def registry() -> Registry:
     """Return the built-in walkers, and then those of other packages: they may not take a kind that is taken."""
-    walkers: dict[str, Walker] = {}
+    walkers = built_in()
     problems: list[str] = []
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
-        for walker in getattr(importlib.import_module(f"{__name__}.{info.name}"), "WALKERS", ()):
-            walkers[walker.kind] = walker
     for entry in sorted(_entry_points(), key=lambda entry: (entry.name, entry.value)):
         try:
             found = entry.load()

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy
 
 from .. import formulas
 from ..context import Context
@@ -27,12 +25,24 @@ class Sheet:
     :ivar unexplained: References for which nobody was found; negative if more was found than there is, which is an
         error of ours
     :ivar unexplained_pins: The same of pins, as far as they are counted
+    :ivar cgroups: Of these processes, as far as they are known
     """
 
     pfn: int
     holders: tuple[tuple[Held, int, tuple[tuple[int, str, int | None], ...]], ...]
     unexplained: int
     unexplained_pins: int
+    cgroups: dict[int, str | None] = field(default_factory=dict)
+
+    @property
+    def explained(self) -> int:
+        """References that are explained by the holders."""
+        return sum(references for _, references, _ in self.holders)
+
+    @property
+    def overdrawn(self) -> bool:
+        """Return whether more was found than there is: an error of drgn_thp."""
+        return self.unexplained < 0 < self.explained
 
     def records(self) -> list[dict[str, Any]]:
         """Return the holders as records."""
@@ -47,6 +57,7 @@ class Sheet:
                     "pid": pid,
                     "comm": comm,
                     "fd": fd,
+                    "cgroup": self.cgroups.get(pid or 0),
                     "processes": len({process[0] for process in processes}),
                     "cpu": owner.cpu,
                     "device": owner.device or None,
@@ -58,6 +69,36 @@ class Sheet:
         return result
 
 
+class Balance:
+    """The sheets of the folios of a table, each made when it is asked for."""
+
+    def __init__(self, f: Folios, findings: Findings) -> None:
+        self._findings = findings
+        self._processes = findings.files.context.processes
+        self._pfn = f.pfn
+        self._user = formulas.is_user(f)
+        self._extra, self._pins = formulas.extra_references(f), formulas.pins(f)
+        self._counted = formulas.folio_has_pincount(f)
+
+    def sheet(self, row: int) -> Sheet | None:
+        """Return the balance of the folio in a row; None of the kernel's own pages, which have none."""
+        if not self._user[row]:
+            return None
+        pfn = int(self._pfn[row])
+        weight = 1 if self._counted[row] else GUP_PIN_COUNTING_BIAS
+        held = self._findings.of(pfn)
+        references = [0 if one.expected else one.gets + weight * one.pins for one in held]
+        rows = tuple((one, number, _processes(self._findings.files, one)) for one, number in zip(held, references))
+        rows = tuple(sorted(rows, key=lambda row: (-row[1], row[0].kind, row[0].owner.what)))
+        found_pins = sum(one.pins for one in held if not one.expected)
+        cgroups = {who[0][0]: self._cgroup(who[0][0]) for _, _, who in rows if who}
+        return Sheet(pfn, rows, int(self._extra[row]) - sum(references), int(self._pins[row]) - found_pins, cgroups)
+
+    def _cgroup(self, pid: int) -> str | None:
+        task = self._processes.by_pid.get(pid)
+        return None if task is None else task.cgroup
+
+
 def sheets(context: Context, f: Folios, findings: Findings | None = None) -> Iterator[Sheet]:
     """
     Yield the balance of each folio; the kernel's own pages have none, and are left out.
@@ -66,17 +107,11 @@ def sheets(context: Context, f: Folios, findings: Findings | None = None) -> Ite
     """
     if findings is None:
         findings = find_holders(context, Suspects(f.pfn, formulas.nr_pages(f)))
-    files = findings.files
-    extra, pins = formulas.extra_references(f), formulas.pins(f)
-    counted = formulas.folio_has_pincount(f)
-    for i in numpy.flatnonzero(formulas.is_user(f)):
-        weight = 1 if counted[i] else GUP_PIN_COUNTING_BIAS
-        held = findings.of(int(f.pfn[i]))
-        references = [0 if one.expected else one.gets + weight * one.pins for one in held]
-        rows = tuple((one, number, _processes(files, one)) for one, number in zip(held, references))
-        rows = tuple(sorted(rows, key=lambda row: (-row[1], row[0].kind, row[0].owner.what)))
-        found_pins = sum(one.pins for one in held if not one.expected)
-        yield Sheet(int(f.pfn[i]), rows, int(extra[i]) - sum(references), int(pins[i]) - found_pins)
+    balance = Balance(f, findings)
+    for row in range(len(f)):
+        sheet = balance.sheet(row)
+        if sheet is not None:
+            yield sheet
 
 
 def _processes(files: Files, held: Held) -> tuple[tuple[int, str, int | None], ...]:

@@ -160,15 +160,17 @@ class Mappers:
 
 
 def find_mappers(
-    context: Context, pfns: Sequence[int], max_tables: int = MAX_TABLES, max_hits: int = MAX_HITS
+    context: Context, pages: Sequence[int] | Suspects, max_tables: int = MAX_TABLES, max_hits: int = MAX_HITS
 ) -> Mappers:
     """
     Find who maps the folios of some pages. What cannot be read is counted in :attr:`Mappers.failures`.
 
     All page tables of all processes are read, each once; memory is that of the entries found.
+
+    :param pages: Page frame numbers of any pages of the folios; or the folios, where they are known
     """
     failures: list[str] = []
-    suspects = _suspects(context, pfns, failures)
+    suspects = pages if isinstance(pages, Suspects) else _suspects(context, pages, failures)
     processes = context.processes
     failures += processes.failures
     mms = sorted(processes.by_mm)

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from tabulate import tabulate
 
 from ..escape import printable
+from ..holders_text import who, write_groups
 
 Record = dict[str, Any]
 TOP_REASONS = 3
@@ -44,6 +45,8 @@ def render(records: Iterable[Record], out: TextIO, limit: int) -> None:
             _blocks(path, blocks, summary, out)
             _folios(path, folios.get(path, []), left_out.get(path, 0), out)
             _confirmed(path, summary, out)
+        if summary["holders"] is not None:
+            write_groups(summary["holders"], out)
         for device in devices:
             _device(device, blocks, out)
         _unknown(summary, out)
@@ -186,6 +189,9 @@ def _folios(path: str, records: list[Record], left_out: int, out: TextIO) -> Non
     if "confirmed" in records[0]:
         headers = [*headers, "confirmed"]
         rows = [[*row, record["confirmed"] or "-"] for row, record in zip(rows, records)]
+    if "holders" in records[0]:
+        headers = [*headers, "who"]
+        rows = [[*row, who(record)] for row, record in zip(rows, records)]
     out.write(_table(rows, headers, numbers) + "\n")
     if left_out:
         out.write(f"... and {left_out} more (--limit 0 lists all)\n")

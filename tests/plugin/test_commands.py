@@ -19,6 +19,7 @@ from drgn_thp.cli import COMMANDS, main
 from drgn_thp.commands import SUMMARIES, module_of
 from drgn_thp.errors import BadArgument
 from drgn_thp.gates import reasons_of
+from drgn_thp.holdings import NOTHING
 from drgn_thp.session import Session
 from tests.fixture import ALL, Fixture, Mark
 from tests.test_docs import documented, is_of
@@ -174,7 +175,8 @@ def test_refused_lists_what_the_guest_holds(fixture: Fixture) -> None:
 def test_records_are_as_documented(fixture: Fixture, word: str) -> None:
     """Every field is on the page, and of the type it says."""
     fields = {**documented("folio"), **documented(word)}
-    del fields["asked"], fields["confirmed"]
+    for name in ("asked", "confirmed", *NOTHING):
+        del fields[name]
     records = prompt(fixture, f"{word} {BLOCKS}")
     assert records
     for record in records:
@@ -241,7 +243,7 @@ def test_progress_is_shown_to_the_end(fixture: Fixture, word: str) -> None:
 
     session = Session.of_target(fixture.target, fixture.context, progress)
     path = ["contig"] if word == "memblocks" else None
-    module_of(word).ask(session, argparse.Namespace(blocks=["32-33"], path=path, confirm=None))
+    module_of(word).ask(session, argparse.Namespace(blocks=["32-33"], path=path, confirm=None, holders=None))
     assert shown[0] == -2 * 32768
     assert sum(shown) == 0
 

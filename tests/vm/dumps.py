@@ -35,6 +35,7 @@ SIGNATURE = "of drgn_thp's lab"
 
 _RANGE = r"^RANGE pfn=(\S+) pages=(\d+) hotplugged=(\d)"
 _MARK = r"^MARK scenario=(\S+) pid=(\d+) vaddr=(\S+) index=(\d+) pfn=(\S+) kind=(\S+) held=(\d) note=(.*)$"
+_HOLDER = r"^HOLDER number=(\d+) scenario=(\S+) kind=(\S+) pid=(\d+) fd=(\S+) pfn=(\S+) gets=(\S+) pins=(\S+)$"
 
 Column = numpy.typing.NDArray[numpy.uint64]
 
@@ -59,6 +60,28 @@ class Mark:
     held: bool
     note: str
     slot: int = -1
+
+
+@dataclass(frozen=True)
+class Holding:
+    """
+    One process that has something which holds a page.
+
+    :ivar number: Of the holder; several processes may have the same one.
+    :ivar kind: In the workload's words.
+    :ivar pid: 0: no process has it open.
+    :ivar fd: One of the descriptors by which the process has it; None if there is none.
+    :ivar gets, pins: On this page; None if that is up to the kernel.
+    """
+
+    number: int
+    scenario: str
+    kind: str
+    pid: int
+    fd: int | None
+    pfn: int
+    gets: int | None
+    pins: int | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,15 @@ class Dump:
     def marks(self) -> list[Mark]:
         """All marked pages."""
         return [Mark(**entry) for entry in self._meta["marks"]]
+
+    @cached_property
+    def holdings(self) -> list[Holding]:
+        """Who holds which pages, in a scene that says so; nobody in others."""
+        serial = (self.directory / "serial.log").read_text()
+        lines = re.findall(_HOLDER, serial, re.MULTILINE)
+        if lines and f"HOLDERS {len(lines)}" not in serial.splitlines():
+            raise GuestError(f"found {len(lines)} holders on the console, which is not what the guest says it printed")
+        return [_holding(*line) for line in lines]
 
     @cached_property
     def lacks(self) -> frozenset[str]:
@@ -262,6 +294,12 @@ def _store(core: ElfCore, serial: str, directory: Path) -> None:
         "hotplug_pfns": [min(start for start, _ in hotplugged), max(stop for _, stop in hotplugged)],
     }
     (directory / "marks.json").write_text(json.dumps(meta, indent=1) + "\n")
+
+
+def _holding(number: str, scenario: str, kind: str, pid: str, *words: str) -> Holding:
+    fd, pfn, gets, pins = (None if word.startswith("-") else int(word, 0) for word in words)
+    assert pfn is not None
+    return Holding(int(number), scenario, kind, int(pid), fd, pfn, gets, pins)
 
 
 def _marks(core: ElfCore, serial: str, flags: Column) -> list[Mark]:

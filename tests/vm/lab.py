@@ -20,14 +20,14 @@ from .cache import cache_dir
 from .dumps import UNREAD, Dump, Mark, dump_directory, ensure_dump
 from .kernels import newest_cached
 from .matrix import IMAGE_ONLY, KERNELS, kernel
-from .scenes import LAB, SCENES
+from .scenes import ALL_SCENES, LAB
 
 __all__ = ["UNREAD", "BigDump", "Dump", "Mark", "ensure_big", "ensure_dump"]
 
 
 def _dump(options: argparse.Namespace) -> None:
     chosen = [kernel(name) for name in options.kernels] or list(KERNELS)
-    scene = next(scene for scene in SCENES if scene.name == options.scene)
+    scene = next(scene for scene in ALL_SCENES if scene.name == options.scene)
     # One is fetched while another boots.
     with ThreadPoolExecutor(2) as pool:
         for dump in pool.map(lambda entry: ensure_dump(entry, options.refresh, scene), chosen):
@@ -46,7 +46,7 @@ def _entries() -> dict[Path, bool]:
     for entry in (*KERNELS, *IMAGE_ONLY):
         files = newest_cached(entry)
         if files:
-            scenes = (dump_directory(files, scene) for scene in SCENES)
+            scenes = (dump_directory(files, scene) for scene in ALL_SCENES)
             current = [files.directory, *scenes, *(big_directory(files, v) for v in VARIANTS)]
             entries.update((path, True) for path in current if path in entries)
     return entries
@@ -70,7 +70,7 @@ def _main() -> None:
     dump = commands.add_parser("dump", help="make the dumps that are not in the cache")
     dump.add_argument("kernels", nargs="*", metavar="KERNEL", help="default: all of the matrix")
     dump.add_argument(
-        "--scene", choices=[scene.name for scene in SCENES], default=LAB.name, help="default: %(default)s"
+        "--scene", choices=[scene.name for scene in ALL_SCENES], default=LAB.name, help="default: %(default)s"
     )
     dump.add_argument("--refresh", action="store_true", help="look for newer versions of the kernels")
     dump.set_defaults(run=_dump)

@@ -12,7 +12,7 @@
 #include <linux/netlink.h>
 #include <sys/socket.h>
 
-#define DISK_SIZE (1024 * PAGE)
+#define DISK_SIZE (8UL << 20)
 #define ATTRIBUTE(message) ((struct nlattr *)((char *)(message) + NLMSG_ALIGN((message)->header.nlmsg_len)))
 
 struct message {
@@ -72,12 +72,12 @@ static void attach(uint32_t number, uint32_t end)
 	ask(socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC), &message, family, NBD_CMD_CONNECT);
 }
 
-// Answers the kernel, which looks for partitions, with zeros. Once silent, it waits until nobody can write to the pipe.
-static void serve(int end, int alive, volatile int *silent)
+// What is not in the image reads as zeros. Once silent, it waits until nobody can write to the pipe.
+static void serve(int end, int alive, int image, volatile int *silent)
 {
 	static struct {
 		struct nbd_reply reply;
-		char zeros[DISK_SIZE];
+		char data[DISK_SIZE];
 	} __attribute__((packed)) answer;
 	struct nbd_request request;
 	char byte;
@@ -85,6 +85,8 @@ static void serve(int end, int alive, volatile int *silent)
 		ssize_t size = sizeof(answer.reply) + be32toh(request.len);
 		answer.reply.magic = htobe32(NBD_REPLY_MAGIC);
 		memcpy(answer.reply.handle, request.handle, sizeof(request.handle));
+		if (image >= 0 && pread(image, answer.data, be32toh(request.len), be64toh(request.from)) < 0)
+			break;
 		if (*silent && read(alive, &byte, 1) == 0) {
 			answer.reply.error = htobe32(5);
 			size = sizeof(answer.reply);
@@ -95,10 +97,9 @@ static void serve(int end, int alive, volatile int *silent)
 	_exit(0);
 }
 
-int silent_disk(int number)
+volatile int *attach_silent_disk(int number, const char *path)
 {
-	int ends[2], alive[2];
-	char path[32];
+	int ends[2], alive[2], image = path ? open(path, O_RDONLY) : -1;
 	volatile int *silent = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	check(silent != MAP_FAILED && pipe(alive) == 0, "pipe");
 	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
@@ -108,7 +109,7 @@ int silent_disk(int number)
 		setpgid(0, 0);
 		close(alive[1]);
 		close(ends[0]);
-		serve(ends[1], alive[0], silent);
+		serve(ends[1], alive[0], image, silent);
 	}
 	if (fork() == 0)
 		for (;;)
@@ -116,6 +117,17 @@ int silent_disk(int number)
 	close(alive[1]);
 	close(ends[1]);
 	attach(number, ends[0]);
+	close(alive[0]);
+	close(ends[0]);
+	if (image >= 0)
+		close(image);
+	return silent;
+}
+
+int silent_disk(int number)
+{
+	char path[32];
+	volatile int *silent = attach_silent_disk(number, NULL);
 	snprintf(path, sizeof(path), "/dev/nbd%d", number);
 	int fd = open(path, O_RDONLY | O_DIRECT);
 	check(fd >= 0, path);

@@ -2,25 +2,8 @@
 // Pages pinned while something is under way, which here never ends; and pages that came through userfaultfd.
 #include "pins.h"
 
-#include <linux/aio_abi.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
-#include <pthread.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
-
-static void read_into(void *page, int disk)
-{
-	aio_context_t context = 0;
-	struct iocb block = {
-		.aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = disk, .aio_buf = (uintptr_t)page, .aio_nbytes = PAGE};
-	struct iocb *blocks[] = {&block};
-	struct io_event event;
-	struct timespec moment = {0, 50 * 1000 * 1000};
-	check(syscall(SYS_io_setup, 1, &context) == 0, "io_setup");
-	check(syscall(SYS_io_submit, context, 1, blocks) == 1, "io_submit");
-	check(syscall(SYS_io_getevents, context, 1, 1, &event, &moment) == 0, "the read came to an end");
-}
 
 static void mark_middle(char *region, const char *note)
 {
@@ -40,7 +23,7 @@ static void odirect_base(void)
 {
 	int disk = silent_disk(0);
 	char *region = base_pages(3);
-	read_into(region + PAGE, disk);
+	read_for_ever(region + PAGE, disk);
 	mark_middle(region, "read in flight");
 }
 
@@ -48,40 +31,15 @@ static void odirect_thp(void)
 {
 	int disk = silent_disk(1);
 	char *region = thp();
-	read_into(region + 3 * PAGE, disk);
+	read_for_ever(region + 3 * PAGE, disk);
 	mark_thp(region);
-}
-
-struct endless_read {
-	pid_t from;
-	void *page, *into;
-};
-
-static void *read_remote(void *argument)
-{
-	struct endless_read *read = argument;
-	struct iovec local = {read->into, PAGE}, remote = {read->page, PAGE};
-	process_vm_readv(read->from, &local, 1, &remote, 1, 0);
-	fail("process_vm_readv ended");
-}
-
-// The remote page is pinned before the first byte is copied to where nobody ever provides a page.
-static void read_for_ever(void *page)
-{
-	static struct endless_read read;
-	pthread_t thread;
-	char *into = aligned_region(PAGE, PAGE);
-	struct pollfd faults = {.fd = userfault(into, PAGE), .events = POLLIN};
-	read = (struct endless_read){getppid(), page, into};
-	check(pthread_create(&thread, NULL, read_remote, &read) == 0, "pthread_create");
-	check(poll(&faults, 1, 10000) == 1 && faults.revents == POLLIN, "no page fault was waited for");
 }
 
 static void vm_readv_base(void)
 {
 	char *region = base_pages(3);
 	check(madvise(region, 3 * PAGE, MADV_DONTFORK) == 0, "madvise(MADV_DONTFORK)");
-	in_child(read_for_ever, region + PAGE);
+	in_child(read_remote_for_ever, region + PAGE);
 	mark_middle(region, "process_vm_readv");
 }
 
@@ -89,7 +47,7 @@ static void vm_readv_thp(void)
 {
 	char *region = thp();
 	check(madvise(region, THP, MADV_DONTFORK) == 0, "madvise(MADV_DONTFORK)");
-	in_child(read_for_ever, region + 3 * PAGE);
+	in_child(read_remote_for_ever, region + 3 * PAGE);
 	mark_thp(region);
 }
 

@@ -3,29 +3,8 @@
 // them out of ZONE_MOVABLE before they are pinned.
 #include "pins.h"
 
-#include <linux/if_xdp.h>
-#include <linux/io_uring.h>
 #include <linux/udmabuf.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
-
-#ifndef AF_XDP
-#define AF_XDP 44
-#endif
-#ifndef SOL_XDP
-#define SOL_XDP 283
-#endif
-
-static void register_buffer(void *page)
-{
-	struct io_uring_params parameters = {0};
-	struct iovec buffer = {page, PAGE};
-	int ring = syscall(SYS_io_uring_setup, 4, &parameters);
-	check(ring >= 0, "io_uring_setup");
-	int error = syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1);
-	check(error == 0, "IORING_REGISTER_BUFFERS");
-}
 
 // The middle one of three base pages is pinned.
 static void mark_three(char *region)
@@ -49,14 +28,14 @@ static void mark_thp(char *region)
 static void io_uring_base(void)
 {
 	char *region = base_pages(3);
-	register_buffer(region + PAGE);
+	register_buffer(region + PAGE, PAGE);
 	mark_three(region);
 }
 
 static void io_uring_thp(void)
 {
 	char *region = thp();
-	register_buffer(region + 3 * PAGE);
+	register_buffer(region + 3 * PAGE, PAGE);
 	mark_thp(region);
 }
 
@@ -70,14 +49,6 @@ static void io_uring_thp_normal(void)
 {
 	use_normal_zone();
 	io_uring_thp();
-}
-
-static void register_umem(void *start, size_t size)
-{
-	struct xdp_umem_reg umem = {.addr = (uintptr_t)start, .len = size, .chunk_size = 2048};
-	int fd = socket(AF_XDP, SOCK_RAW, 0);
-	check(fd >= 0, "socket(AF_XDP)");
-	check(setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &umem, sizeof(umem)) == 0, "XDP_UMEM_REG");
 }
 
 static void xdp_umem(void)

@@ -3,13 +3,8 @@
 // of AIO are in a page cache, from which they can be moved.
 #include "pins.h"
 
-#include <arpa/inet.h>
 #include <linux/aio_abi.h>
-#include <linux/if_ether.h>
-#include <linux/if_packet.h>
 #include <linux/io_uring.h>
-#include <linux/perf_event.h>
-#include <sys/socket.h>
 
 // The page map leaves out what is mapped by number (VM_PFNMAP). Such a page is found by what is written into it, behind
 // all that the kernel uses of it, and in halves that lie together nowhere else.
@@ -49,22 +44,13 @@ static void io_uring_ring(void)
 
 static void packet_ring(void)
 {
-	struct tpacket_req request = {
-		.tp_block_size = 4 * PAGE, .tp_block_nr = 2, .tp_frame_size = PAGE / 2, .tp_frame_nr = 16};
-	int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
-	check(fd >= 0, "socket(AF_PACKET)");
-	check(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) == 0, "PACKET_RX_RING");
-	mark_ring(mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), 8, "ring of AF_PACKET");
+	mark_ring(mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, open_packet_ring(), 0), 8,
+		  "ring of AF_PACKET");
 }
 
 static void perf_ring(void)
 {
-	struct perf_event_attr event = {
-		.type = PERF_TYPE_SOFTWARE, .size = sizeof(event), .config = PERF_COUNT_SW_DUMMY, .disabled = 1};
-	// Of a CPU: an event of a task has the kernel patch its scheduler, which under emulation may crash it.
-	int fd = syscall(SYS_perf_event_open, &event, -1, 0, -1, 0);
-	check(fd >= 0, "perf_event_open");
-	mark_ring(mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), 3, "ring of perf");
+	mark_ring(mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, open_perf_event(), 0), 3, "ring of perf");
 }
 
 static void aio_ring(void)

@@ -2,14 +2,9 @@
 // Pages in all kinds of states with a plain reference (FOLL_GET), mostly of a pipe: they stay where they are.
 #include "pins.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 static void mark_one(const char *kind, char *page, uint64_t set, uint64_t clear, int held, const char *note)
 {
@@ -101,12 +96,6 @@ static void lazyfree_thp_held(void)
 	mark_folio("anon-thp", region, pfn_of(region), 512, 1, "page 3");
 }
 
-static void into_pipe(int ends[2], void *page)
-{
-	struct iovec piece = {page, PAGE};
-	check(pipe(ends) == 0 && vmsplice(ends[1], &piece, 1, 0) == (ssize_t)PAGE, "vmsplice");
-}
-
 static void twice(int ends[2])
 {
 	int others[2];
@@ -120,12 +109,6 @@ static void tee_held(void)
 	into_pipe(ends, region);
 	twice(ends);
 	mark_one("anon", region, KPF_ANON, 0, 1, "two pipes");
-}
-
-static void from_file(int ends[2], int fd)
-{
-	loff_t start = 0;
-	check(pipe(ends) == 0 && splice(fd, &start, ends[1], NULL, PAGE, 0) == (ssize_t)PAGE, "splice");
 }
 
 static void ext4_tee_held(void)
@@ -169,43 +152,13 @@ static void unix_held(void)
 static void scm_held(void)
 {
 	int ends[2], sockets[2];
-	char *region = base_pages(1), byte = 0;
-	union {
-		char space[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr header;
-	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
-	struct iovec piece = {&byte, 1};
-	struct msghdr message = {
-		.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	char *region = base_pages(1);
 	into_pipe(ends, region);
 	check(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0, "socketpair");
-	memcpy(CMSG_DATA(&control.header), &ends[0], sizeof(int));
-	check(sendmsg(sockets[0], &message, 0) == 1, "sendmsg");
+	send_descriptor(sockets[0], ends[0]);
 	close(ends[0]);
 	close(ends[1]);
 	mark_one("anon", region, KPF_ANON, 0, 1, "pipe in flight");
-}
-
-// A connection that has more on its way than its other end will ever take: what is sent now stays.
-static int blocked_connection(void)
-{
-	static char ballast[128 << 10];
-	struct ifreq loopback = {.ifr_name = "lo"};
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-	socklen_t length = sizeof(address);
-	int listener = socket(AF_INET, SOCK_STREAM, 0), sender = socket(AF_INET, SOCK_STREAM, 0), on = 1;
-	int small = 4096, large = 1 << 20;
-	loopback.ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING;
-	check(ioctl(listener, SIOCSIFFLAGS, &loopback) == 0, "no loopback");
-	check(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)) == 0, "SO_RCVBUF");
-	check(bind(listener, (struct sockaddr *)&address, length) == 0 && listen(listener, 1) == 0, "listen");
-	check(getsockname(listener, (struct sockaddr *)&address, &length) == 0, "getsockname");
-	check(setsockopt(sender, SOL_SOCKET, SO_SNDBUFFORCE, &large, sizeof(large)) == 0, "SO_SNDBUF");
-	check(setsockopt(sender, SOL_SOCKET, SO_ZEROCOPY, &on, sizeof(on)) == 0, "SO_ZEROCOPY");
-	check(connect(sender, (struct sockaddr *)&address, length) == 0, "connect");
-	check(accept(listener, NULL, NULL) >= 0, "accept");
-	check(send(sender, ballast, sizeof(ballast), MSG_DONTWAIT) == sizeof(ballast), "send");
-	return sender;
 }
 
 static void tcp_zerocopy(void)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who holds and who maps some folios: of one, or of all that a report lists, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from . import formulas
+from .context import Context
+from .folios import Folios
+from .holders.balance import Balance, Sheet
+from .holders.running import Suspects, find_holders
+from .mappers import Suspects as MapperSuspects
+from .mappers import find_mappers
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    What was found of one folio.
+
+    :ivar mappers: As records, the first of them
+    :ivar more_mappers: How many more there are
+    :ivar mapped: How often page tables map it; None if that is not known of all
+    """
+
+    sheet: Sheet
+    mappers: tuple[Record, ...]
+    more_mappers: int
+    mapped: int | None
+
+    def fields(self) -> Record:
+        """Return what a record of the folio has besides."""
+        return {
+            "holders": self.sheet.records(),
+            "unexplained": self.sheet.unexplained,
+            "mappers": list(self.mappers),
+            "more_mappers": self.more_mappers,
+        }
+
+
+class Whose:
+    """
+    Who holds and who maps the folios of some tables: every walker and every page table is looked at once.
+
+    :ivar problems: What kept from finding all of them, in words
+    """
+
+    def __init__(self, context: Context, tables: Sequence[Folios]) -> None:
+        heads, sizes = [numpy.zeros(0, numpy.int64)], [numpy.zeros(0, numpy.int64)]
+        for f in tables:
+            user = formulas.is_user(f)
+            heads.append(f.pfn[user].astype(numpy.int64))
+            sizes.append(formulas.nr_pages(f)[user].astype(numpy.int64))
+        pfn, pages = numpy.concatenate(heads), numpy.concatenate(sizes)
+        self._context = context
+        self.folios = len(pfn)
+        self.findings = find_holders(context, Suspects(pfn, pages))
+        self.mappers = find_mappers(context, MapperSuspects(pfn, pages))
+        self.problems = [*self.findings.problems, *self.mappers.failures]
+
+    def table(self, f: Folios) -> Table:
+        """Return what was found of the folios of one of the tables."""
+        return Table(self, f)
+
+
+class Table:
+    """What was found of the folios of one table, in ascending order of their page frames."""
+
+    def __init__(self, whose: Whose, f: Folios) -> None:
+        self._whose = whose
+        self._pfn = f.pfn
+        self._balance = Balance(f, whose.findings)
+        self._last: tuple[int, Found | None] = (-1, None)
+
+    def of(self, pfn: int) -> Found | None:
+        """Return what was found of a folio; None of the kernel's own pages, of which nothing is known."""
+        if self._last[0] != pfn:
+            self._last = (pfn, self._find(pfn))
+        return self._last[1]
+
+    def _find(self, pfn: int) -> Found | None:
+        sheet = self._balance.sheet(int(numpy.searchsorted(self._pfn, pfn)))
+        if sheet is None:
+            return None
+        mappers = self._whose.mappers
+        records, more = mappers.records(pfn)
+        return Found(sheet, tuple(records), more, mappers.count(pfn) if mappers.complete else None)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Everybody who holds a page is found, on every kernel: by process, descriptor, kind and number, and nobody else.
+
+What counts is the whole machine, and not only what was planted: no reference is left over, and none is found twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from drgn_thp.holders import registry
+from drgn_thp.kernel import GUP_PIN_COUNTING_BIAS
+from tests.odd.cores import Core, filtered
+
+from .dumps import Dump, ensure_dump
+from .held import Found, Machine, Planted, planted, remove_user_and_free
+from .matrix import KERNELS, Kernel, kernel
+from .scenes import HOLDERS
+
+pytestmark = pytest.mark.vm
+
+# What finds each kind that the workload plants.
+WALKERS: dict[str, str] = {"pipe": "pipe", "io-uring": "io-uring"}
+# Kinds that nothing finds yet.
+UNKNOWN = frozenset({"xdp", "socket", "direct-io", "aio", "udmabuf", "gup", "packet-ring", "batch", "io-uring-own"})
+# Copied after all: 6.1 alone has no way for pages into a datagram.
+COPIES = {"6.1": {"datagram"}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel's dump, in one form."""
+
+    dump: Dump
+    machine: Machine
+    found: Found
+    planted: list[Planted]
+
+    @property
+    def known(self) -> list[Planted]:
+        return [one for one in self.planted if one.kind in WALKERS]
+
+    @property
+    def unknown(self) -> set[int]:
+        """Folios with holders that nothing finds yet."""
+        return {self.machine.head(one.pfn) for one in self.planted if one.kind in UNKNOWN}
+
+
+def whole(dump: Dump, directory: Path) -> Path:
+    return dump.vmcore
+
+
+def without_pages(dump: Dump, directory: Path) -> Path:
+    core = Core(dump.vmcore, directory / "vmcore")
+    remove_user_and_free(Machine.of(dump), core)
+    return core.path
+
+
+def by_makedumpfile(dump: Dump, directory: Path) -> Path:
+    core = Core(dump.vmcore, directory / "vmcore")
+    core.mend()
+    return filtered(core, directory / "kdump", "-c", "-d", "31")
+
+
+FORMS = (whole, without_pages, by_makedumpfile)
+
+
+# makedumpfile 1.7 takes slab objects of these for free pages.
+TOO_NEW = ("6.12", "7.3")
+CASES = [(k, form) for k in KERNELS for form in FORMS if form is not by_makedumpfile or k.name not in TOO_NEW]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda p: f"{p[0].name}-{p[1].__name__}")
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    entry: Kernel
+    entry, form = request.param
+    dump = ensure_dump(entry, scene=HOLDERS)
+    machine = Machine.of(dump, form(dump, tmp_path_factory.mktemp("core")))
+    copies = COPIES.get(entry.name, set())
+    return Case(dump, machine, machine.find(), [one for one in planted(dump) if one.scenario not in copies])
+
+
+def test_enough_is_planted(case: Case) -> None:
+    """Many, of many kinds, and each of a kind that this test knows."""
+    assert len(case.planted) >= 25
+    assert {one.kind for one in case.planted} <= WALKERS.keys() | UNKNOWN
+    assert not UNKNOWN & registry().walkers.keys()
+
+
+def test_everybody_is_found(case: Case) -> None:
+    """All processes that have it and no other; its descriptor; how often it holds the page."""
+    for one in case.known:
+        head = case.machine.head(one.pfn)
+        assert head >= 0, one
+        holders = [row for row in case.found.sheets[head].holders if row[0].kind == WALKERS[one.kind]]
+        mine = [
+            held
+            for held, _, processes in holders
+            if frozenset(pid for pid, _, _ in processes) == one.pids
+            and (not one.pids or one.descriptor in {(pid, fd) for pid, _, fd in processes})
+        ]
+        assert mine, (one, holders)
+        assert one.gets in (None, sum(held.gets for held in mine)), (one, mine)
+        assert one.pins in (None, sum(held.pins for held in mine)), (one, mine)
+
+
+def test_everything_balances(case: Case) -> None:
+    """Of every folio of the machine, references and pins; nothing is found that is not there."""
+    assert case.found.findings.problems == []
+    unbalanced = case.found.unbalanced()
+    assert {hex(pfn): left for pfn, left in unbalanced.items() if min(left) < 0} == {}
+    assert {hex(pfn): left for pfn, left in unbalanced.items() if pfn not in case.unknown} == {}
+
+
+@pytest.mark.parametrize("kind", sorted(registry().walkers))
+def test_each_walker_counts(case: Case, kind: str) -> None:
+    """Without it, just the folios that it explains are left unexplained, by what it explains."""
+    mine = {}
+    for pfn, sheet in case.found.sheets.items():
+        rows = [(held, references) for held, references, _ in sheet.holders if held.kind == kind]
+        left = sheet.unexplained + sum(references for _, references in rows)
+        pins = sheet.unexplained_pins + sum(held.pins for held, _ in rows if not held.expected)
+        if left or pins:
+            mine[pfn] = (left, pins)
+    assert case.machine.find({kind}).unbalanced() == mine
+    own = {case.machine.head(one.pfn) for one in case.known if WALKERS[one.kind] == kind}
+    expected = {p for p in own if any(h.expected for h, _, _ in case.found.sheets[p].holders)}
+    assert own - expected <= mine.keys()
+
+
+def test_pins_weigh_what_they_should(case: Case) -> None:
+    """A pin of a small folio is 1024 references: else pins and references could not both balance."""
+    assert any(
+        references == held.pins * GUP_PIN_COUNTING_BIAS > 0
+        for sheet in case.found.sheets.values()
+        for held, references, _ in sheet.holders
+    )
+
+
+@pytest.mark.parametrize("name", TOO_NEW)
+def test_what_was_left_out_is_said(name: str, tmp_path: Path) -> None:
+    """Nobody is found who is not there."""
+    dump = ensure_dump(kernel(name), scene=HOLDERS)
+    found = Machine.of(dump, by_makedumpfile(dump, tmp_path)).find()
+    assert found.findings.problems
+    assert all(min(left) >= 0 for left in found.unbalanced().values())

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Pages that somebody holds, and who: each holder is told of in a line of its own.
+#ifndef HOLDERS_H
+#define HOLDERS_H
+
+#include "../pins/pins.h"
+
+// One process that has something which holds a page.
+struct holding {
+	int holder; // number; the same for all processes that have the same holder
+	char scenario[32];
+	char kind[24];
+	int pid; // 0: no process has it open
+	int fd;	 // -1: none
+	uint64_t pfn;
+	int gets, pins; // on this page; -1: as the kernel likes
+};
+
+struct holdings {
+	volatile int holders;
+	volatile int count;
+	struct holding holding[1024];
+};
+
+extern struct holdings *holdings;
+
+void make_holdings(void);
+void print_holdings(void);
+// This process holds the page through a descriptor (or -1). Returns the number of the holder.
+int holds(const char *kind, void *page, int fd, int gets, int pins);
+int holds_pfn(const char *kind, uint64_t pfn, int fd, int gets, int pins);
+// The same, of something that no process has open: in flight, or registered and closed.
+int held_by_nobody(const char *kind, void *page, int gets);
+// For a child: has the same thing open, by a descriptor of the same number.
+void shares(int holder);
+
+// rings.c: io_uring without a library
+
+struct ring {
+	int fd;
+	void *rings, *entries;
+};
+
+// The memory for its rings is the process's own, where it is given: one page each.
+struct ring open_ring(unsigned int flags, void *rings, void *entries);
+void submit_read(const struct ring *ring, int disk, void *page);
+// A ring of buffers to be provided, in memory of the process.
+void register_buffer_ring(int ring, void *page, int group);
+void register_file(int ring, int fd);
+// All buffers of the other one. Returns whether the kernel can do that.
+int clone_buffers(int ring, int from);
+
+#endif
