@@ -109,6 +109,8 @@ class Report:
         self._all_derived = any(block.derived for block in blocks)
         self.notes = [*notes, *block_notes]
         self.progress = progress
+        self.noted: Callable[[Folios], None] = lambda f: None
+        """Called with the refused folios of each block."""
         self._missing = "are not recorded in this slim core" if slim else "could not be read"
 
     @property

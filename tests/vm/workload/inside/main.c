@@ -34,7 +34,7 @@ static void mount_under(const char *name)
 {
 	char path[64];
 	snprintf(path, sizeof(path), ROOT "%s", name);
-	check(mount(name, path, NULL, MS_BIND, NULL) == 0, path);
+	check(mount(name, path, NULL, MS_BIND | MS_REC, NULL) == 0, path);
 }
 
 // The node that is looked at is left alone.
@@ -61,6 +61,8 @@ int main(void)
 	hold_gates_still();
 	wait_for_movable_node();
 	hold_some();
+	// Not every kernel has it.
+	mount("securityfs", "/sys/kernel/security", "securityfs", 0, NULL);
 	mkdir(ROOT, 0755);
 	check(mount("/dev/vda", ROOT, "ext4", MS_RDONLY, NULL) == 0, "no disk");
 	mount_under("/proc");
