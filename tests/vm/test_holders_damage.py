@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Walkers on damaged dumps: whatever leads them astray costs a count of that walker alone, and bounded time.
+
+What to damage is not listed: a walker runs, and of the memory that it read some words become cycles (the address of
+another word that it reads), wild pointers and absurd numbers. So walkers that come are tested when they come.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from drgn import FaultError
+
+from drgn_thp.context import Context
+from drgn_thp.holders import registry
+from drgn_thp.holders.balance import sheets
+from drgn_thp.holders.files import Files
+from drgn_thp.holders.running import Findings, find_holders
+from tests.engine.damage import EXTREMES, Patient
+from tests.engine.overlay import Overlay
+
+from .dumps import Dump, ensure_dump
+from .held import Machine
+from .matrix import KERNELS, Kernel
+from .scenes import HOLDERS
+
+pytestmark = pytest.mark.vm
+
+FILES = "files"
+"""What all walkers stand on: damaged, it may cost any of them."""
+SEEDS = 30
+# For one walker; it takes a tenth of a second.
+SECONDS = 2.0
+# For looking at files and for balances, which have no clock of their own.
+ROOM_SECONDS = 20.0
+
+
+class Watched(Overlay):
+    """A dump that notes which physical addresses are read, and how many bytes at each."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.reads: dict[int, int] = {}
+        super().__init__(dump)
+
+    def _read(self, address: int, count: int, position: int) -> bytes:
+        self.reads[address] = max(count, self.reads.get(address, 0))
+        return super()._read(address, count, position)
+
+
+@dataclass
+class Subject:
+    """
+    A dump that can be damaged.
+
+    :ivar words: Physical addresses of 64 bits each that a walker reads, and that nothing else reads.
+    """
+
+    overlay: Watched
+    machine: Machine
+    words: dict[str, list[int]] = field(default_factory=dict)
+
+    def run(self) -> Findings:
+        """Run all walkers, and make all balances and records."""
+        context = Context.of(self.overlay.prog)
+        findings = find_holders(context, self.machine.suspects, seconds=SECONDS)
+        for table in self.machine.tables:
+            for sheet in sheets(context, table, findings):
+                sheet.records()
+        return findings
+
+    def read_by(self, kind: str) -> dict[int, int]:
+        """Return what is read if there is one walker only; or none, for :data:`FILES`."""
+        self.overlay.mend()
+        context = Context.of(self.overlay.prog)
+        self.overlay.reads = {}
+        if kind == FILES:
+            list(Files(context).having([1]))
+        else:
+            find_holders(context, self.machine.suspects, off=registry().walkers.keys() - {kind})
+        return self.overlay.reads
+
+
+def words(reads: dict[int, int]) -> set[int]:
+    return {a for start, size in reads.items() for a in range(start & ~7, start + size, 8)}
+
+
+@pytest.fixture(scope="module", params=KERNELS, ids=lambda entry: entry.name)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    entry: Kernel = request.param
+    dump = ensure_dump(entry, scene=HOLDERS)
+    overlay = Watched(dump)
+    made = Subject(overlay, Machine(Context.of(overlay.prog)))
+    assert len(made.machine.suspects)
+    shared = words(made.read_by(FILES))
+    made.words[FILES] = sorted(shared)
+    for kind in registry().walkers:
+        made.words[kind] = sorted(words(made.read_by(kind)) - shared)
+    overlay.mend()
+    return made
+
+
+def damage(subject: Subject, kind: str, rng: random.Random) -> None:
+    """Overwrite some of what a walker reads."""
+    subject.overlay.mend()
+    patient = Patient(subject.overlay)
+    base = int(subject.overlay.prog["page_offset_base"].value_())
+    mine = subject.words[kind]
+    for address in rng.sample(mine, min(len(mine), rng.choice((1, 4, 40, 400)))):
+        kinds = (
+            base + rng.choice(mine),
+            base + address,
+            patient.pointer(rng),
+            rng.choice(EXTREMES),
+            rng.getrandbits(64),
+        )
+        try:
+            subject.overlay.write_physical(address, rng.choice(kinds).to_bytes(8, "little"))
+        except (FaultError, ValueError):
+            continue
+
+
+def told(findings: Findings) -> dict[str, tuple[str, int, int]]:
+    """Return of each walker how it fared."""
+    return {outcome.kind: (outcome.state, outcome.claims, outcome.failures) for outcome in findings.outcomes}
+
+
+@pytest.mark.parametrize("kind", [FILES, *sorted(registry().walkers)])
+def test_damage_is_counted(subject: Subject, kind: str) -> None:
+    """Nothing is raised, all comes to an end, others say what they said before; and mostly, something is noticed."""
+    subject.overlay.mend()
+    whole = subject.run()
+    assert whole.problems == []
+    if not subject.words[kind]:
+        pytest.skip(f"this kernel has nothing that {kind} reads")
+    noticed = 0
+    for seed in range(SEEDS):
+        damage(subject, kind, random.Random(f"{subject.overlay.dump.kernel} {kind} {seed}"))
+        start = time.monotonic()
+        findings = subject.run()
+        assert time.monotonic() - start <= SECONDS * len(registry().walkers) + ROOM_SECONDS, seed
+        noticed += bool(findings.problems)
+        if kind != FILES:
+            before, after = told(whole), told(findings)
+            assert {k: v for k, v in after.items() if k != kind} == {k: v for k, v in before.items() if k != kind}, seed
+            assert [p for p in findings.problems if not p.startswith(f"walker {kind}")] == [], seed
+    subject.overlay.mend()
+    # Most of a slab of files is nothing that anybody looks at.
+    assert noticed >= (1 if kind == FILES else SEEDS // 3)
