@@ -119,6 +119,8 @@ def check_watch(context: Context, question: Question) -> None:
         raise BadArgument("--watch: a dump does not change; it needs -k or --qemu")
     if question.looks is not None:
         raise BadArgument("--watch excludes --confirm: it looks again anyway")
+    if question.holders:
+        raise BadArgument("--watch excludes --holders: ask for those of what it shows")
 
 
 def write(records: Iterator[Record], out: TextIO) -> None:

@@ -31,9 +31,7 @@ def why_not(error: OSError) -> str:
         return "CAP_SYS_RAWIO is missing; in a container, it has to be given to it, and to be root is not enough"
     mode = _lockdown()
     if mode == "confidentiality":
-        return (
-            f"the kernel is locked down ({LOCKDOWN}: confidentiality), and nobody may"
-        )
+        return f"the kernel is locked down ({LOCKDOWN}: confidentiality), and nobody may"
     capability = "" if _has_rawio() else "CAP_SYS_RAWIO is missing, or "
     return f"{capability}the kernel is locked down for confidentiality, or a security module forbids it"
 

@@ -343,7 +343,12 @@ NO_RAWIO = "CapEff:\t000001fffffdffff\n"
         (errno.EACCES, None, None, "only root may open it"),
         (errno.EPERM, NO_RAWIO, None, "CAP_SYS_RAWIO is missing; in a container"),
         (errno.EPERM, RAWIO, "none integrity [confidentiality]\n", "the kernel is locked down ("),
-        (errno.EPERM, RAWIO, "none [integrity] confidentiality\n", "the kernel is locked down for confidentiality, or a"),
+        (
+            errno.EPERM,
+            RAWIO,
+            "none [integrity] confidentiality\n",
+            "the kernel is locked down for confidentiality, or a",
+        ),
         (errno.EPERM, RAWIO, None, "the kernel is locked down for confidentiality, or a"),
         (errno.EPERM, "nonsense", None, "CAP_SYS_RAWIO is missing, or the kernel"),
         (errno.EIO, None, None, "Input/output error"),

@@ -102,8 +102,8 @@ def inside(name: str, arguments: tuple[str, ...] = ()) -> Iterator[tuple[Guest, 
         # BTF is not enough for 5.10: it is not in its memory, but in a file that it shows.
         vmlinux = files.vmlinux if name == "5.10" else None
         disk = make_disk(Path(scratch), python, vmlinux)
-        devices = ("-drive", f"file={disk},format=raw,if=none,id=disk,readonly=on", "-device")
-        devices += ("virtio-blk-pci,drive=disk",)
+        drive = f"file={disk},format=raw,if=none,id=disk,readonly=on"
+        devices = ("-drive", drive, "-device", "virtio-blk-pci,drive=disk")
         scene = Scene("inside", modules=("virtio_blk",), memory_mib=3072 if vmlinux else 1024)
         image = initramfs.build(files, workload.build(scene.name), scene)
         arguments = (f"inside_python={python}", *arguments)
