@@ -21,13 +21,13 @@ def walk(ground: Ground) -> Iterator[Claim]:
                 continue
             own = ground.pointer(BUFFER, buffer, "priv")
             pinned, pages = _pages(ground, own)
-            number = {"pins": 1} if pinned else {"gets": 1}
-            yield Claim(Owner("udmabuf", file=file), ground.pfns(pages), **number)
+            yield Claim(Owner("udmabuf", file=file), ground.pfns(pages), gets=0 if pinned else 1, pins=int(pinned))
 
 
 def _pages(ground: Ground, own: int) -> tuple[bool, object]:
     """Return whether pages are pinned, and their addresses."""
-    # Each folio that was pinned, once for each time: an array in v7.3, a list in v6.12. Before, one reference of each page.
+    # Folios, once for each time that they were pinned: an array in v7.3, a list in v6.12. Before that, pages that have a
+    # reference each.
     if ground.has(UDMABUF, "nr_pinned"):
         count = ground.uint(UDMABUF, own, "nr_pinned")
         if count > MAX_PAGES:

@@ -38,10 +38,10 @@ def walk(ground: Ground) -> Iterator[Claim]:
             pages = infos.pages(info)
             if len(pages):
                 merged.setdefault(tuple(owners), []).append(pages)
-    for owners, parts in merged.items():
-        first = owners[0]
-        files = tuple(dict.fromkeys(owner.file for owner in owners if owner.file))
-        what = ", ".join(dict.fromkeys(owner.what for owner in owners))
+    for together, parts in merged.items():
+        first = together[0]
+        files = tuple(dict.fromkeys(owner.file for owner in together if owner.file))
+        what = ", ".join(dict.fromkeys(owner.what for owner in together))
         owner = Owner(what, file=files[0] if files else 0, more_files=files[1:], device=first.device)
         yield Claim(owner, ground.pfns(numpy.concatenate(parts)), gets=1)
 
@@ -55,7 +55,7 @@ WALKERS = (
     Walker(
         kind="socket",
         summary="a page in a queue of a socket: sendfile(2), splice(2) or MSG_ZEROCOPY",
-        frees="receive what is in the queue, or close the socket; what is not acknowledged goes when the connection does",
+        frees="receive what is in the queue, or close the socket; what is not acknowledged goes with the connection",
         walk=walk,
         types=("struct sk_buff", "struct skb_shared_info", "struct sock", "struct socket"),
         symbols=("socket_file_ops",),

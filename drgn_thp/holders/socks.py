@@ -148,9 +148,7 @@ def _connections(ground: Ground) -> Iterator[int]:
     mask, buckets = ground.uint(info, table, "ehash_mask"), ground.pointer(info, table, "ehash")
     if mask & (mask + 1) or mask >= MAX_BUCKETS:
         raise Damaged(f"{mask + 1} buckets")
-    node_at, state_at = (
-        ground.offset(SOCK, f"__sk_common.{name}") for name in ("skc_nulls_node", "skc_state")
-    )
+    node_at, state_at = (ground.offset(SOCK, f"__sk_common.{name}") for name in ("skc_nulls_node", "skc_state"))
     width = ground.size("struct inet_ehash_bucket") // 8
     for start in range(0, mask + 1, 1 << 16):
         count = min(1 << 16, mask + 1 - start)
