@@ -36,7 +36,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
             if flags & cloned or not bio.members["bi_vcnt"]:
                 continue  # the vectors are somebody else's, or those of a buffer that is registered
             if pinned:
-                # Since v6.5: a7e689dd1c06 ("block: Convert bio_iov_iter_get_pages to use iov_iter_extract_pages").
+                # In v6.12 and newer, pages that are held are pinned.
                 if not flags & pinned:
                     continue
             elif flags & without or bio.members["bi_end_io"] not in owners.ends:

@@ -26,8 +26,8 @@ def walk(ground: Ground) -> Iterator[Claim]:
 
 def _pages(ground: Ground, own: int) -> tuple[bool, object]:
     """Return whether pages are pinned, and their addresses."""
-    # Folios, once for each time that they were pinned: an array in v7.3, a list in v6.12. Before that, pages that have a
-    # reference each.
+    # Folios, once for each time that they were pinned: an array in v7.3, a list in v6.12. Before that, pages that have
+    # a reference each.
     if ground.has(UDMABUF, "nr_pinned"):
         count = ground.uint(UDMABUF, own, "nr_pinned")
         if count > MAX_PAGES:

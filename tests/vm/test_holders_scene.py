@@ -24,9 +24,19 @@ from .scenes import HOLDERS
 pytestmark = pytest.mark.vm
 
 # What finds each kind that the workload plants.
-WALKERS: dict[str, str] = {"pipe": "pipe", "io-uring": "io-uring"}
+WALKERS: dict[str, str] = {
+    "pipe": "pipe",
+    "io-uring": "io-uring",
+    "io-uring-own": "io-uring",
+    "xdp": "xdp",
+    "socket": "socket",
+    "direct-io": "direct-io",
+    "aio": "aio",
+    "udmabuf": "udmabuf",
+    "batch": "lru-batch",
+}
 # Kinds that nothing finds yet.
-UNKNOWN = frozenset({"xdp", "socket", "direct-io", "aio", "udmabuf", "gup", "packet-ring", "batch", "io-uring-own"})
+UNKNOWN = frozenset({"gup", "packet-ring"})
 # Copied after all: 6.1 alone has no way for pages into a datagram.
 COPIES = {"6.1": {"datagram"}}
 
