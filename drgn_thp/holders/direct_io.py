@@ -20,10 +20,18 @@ from .stacks import Stacks
 
 IOCB, AIO, URING = "struct kiocb", "struct aio_kiocb", "struct io_kiocb"
 BLKDEV, IOMAP, DIO = "struct blkdev_dio", "struct iomap_dio", "struct dio"
+# Structures that the bio is a part of, by what ends it.
+_AROUND = {"blkdev_bio_end_io_async": BLKDEV, "iomap_dio_simple_end_io": "struct iomap_dio_simple"}
 # What ends direct I/O. Of a block device, ...
 _BLKDEV = ("blkdev_bio_end_io", "blkdev_bio_end_io_async", "blkdev_bio_end_io_simple")
 # ... of filesystems, and what is waited for on the stack of a task.
-_OTHERS = ("iomap_dio_bio_end_io", "dio_bio_end_aio", "dio_bio_end_io", "submit_bio_wait_endio")
+_OTHERS = (
+    "iomap_dio_bio_end_io",
+    "iomap_dio_simple_end_io",
+    "dio_bio_end_aio",
+    "dio_bio_end_io",
+    "submit_bio_wait_endio",
+)
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
@@ -90,13 +98,16 @@ class _Owners:
         """Return the owner of a bio; if nothing is known of it, it is the disk's."""
         ground, private = self.ground, bio.members["bi_private"]
         end = self._ends.get(bio.members["bi_end_io"], "")
-        on_stack = self._stacks.task(bio.address)
+        # Of what a task waits for, the bio is on its stack, or at least what it waits by.
+        on_stack = self._stacks.task(bio.address) or self._stacks.task(private)
         if on_stack:
             return Owner("direct I/O", task=on_stack, device=bio.disk)
         iocb = 0
-        if end in _BLKDEV:
-            dio = bio.address - ground.offset(BLKDEV, "bio") if end.endswith("async") else private
-            iocb = ground.pointer(BLKDEV, dio, "iocb")
+        if end in _AROUND:
+            around = _AROUND[end]
+            iocb = ground.pointer(around, bio.address - ground.offset(around, "bio"), "iocb")
+        elif end in _BLKDEV:
+            iocb = ground.pointer(BLKDEV, private, "iocb")
         elif end == "iomap_dio_bio_end_io":
             iocb = ground.pointer(IOMAP, private, "iocb")
             if ground.uint(IOMAP, private, "wait_for_completion"):
