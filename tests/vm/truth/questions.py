@@ -133,7 +133,7 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
 
 
 def _given_up(folio: Folio, error: str) -> Told:
-    """Return what a folio was told when offlining gave up: it looks for some before it begins, for others at its end."""
+    """Return what a folio was told when offlining gave up: some are looked for before it begins, others at its end."""
     check = folio.said["offline"]["check"] or ""
     if error == "-EBUSY" and check.startswith(("has_unmovable_pages", "dissolve_free_hugetlb_folios")):
         return Told(Answer.REFUSED, error)
