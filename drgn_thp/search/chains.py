@@ -30,7 +30,7 @@ class Chain:
     """
     Things that point to one another, the first to a folio. It says who may hold it, and not that anybody does.
 
-    :ivar confidence: ``fair``: each points to the beginning of the next, and an open file's ``private_data`` to the last;
+    :ivar confidence: ``fair``: each points to the beginning of the next, and a file's ``private_data`` to the last;
         ``low``: some point into the middle, as lists do that join what has nothing to do with one another; or it is
         a stack, on which there may be anything; ``none``: it leads to no file and no task
     :ivar file: Address of the ``struct file`` it comes from; 0 if from none

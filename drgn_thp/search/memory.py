@@ -51,7 +51,8 @@ class Memory:
     unreadable: int = 0
     dropped: int = 0
     pages: int = 0
-    _runs: list[tuple[int, int]] = field(default_factory=list)
+    _runs: list[tuple[int, int, bool]] = field(default_factory=list)
+    """First page, number of pages, and whether they are reserved: these may be no memory at all."""
 
     def choose(self) -> None:
         """
@@ -102,13 +103,13 @@ class Memory:
             return
         chosen = self._wanted(chunk)
         low, high = numpy.searchsorted(own, [pfn, pfn + count])
-        chosen[own[low:high] - pfn] = False
-        edges = numpy.flatnonzero(numpy.diff(numpy.concatenate(([0], chosen.view(numpy.int8), [0]))))
-        self._runs += ((pfn + int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2]))
-        self.pages += int(chosen.sum())
+        chosen[own[low:high] - pfn] = 0
+        edges = numpy.flatnonzero(numpy.diff(numpy.concatenate(([0], chosen, [0])))).tolist()
+        self._runs += ((pfn + a, b - a, chosen[a] == 2) for a, b in zip(edges, edges[1:]) if chosen[a])
+        self.pages += int(numpy.count_nonzero(chosen))
 
     def _wanted(self, chunk: Chunk) -> Column:
-        """Return which pages of a chunk may hold structures of the kernel."""
+        """Return of each page of a chunk whether it may hold structures of the kernel: 0, 1, or 2 if it is reserved."""
         memmap, layout = self.context.memmap, self.context.layout
         change = numpy.zeros(chunk.count + 1, numpy.int64)
         rows = memmap.live(chunk).rows
@@ -124,7 +125,9 @@ class Memory:
         for first, pages in ((rows[out], size[out]), (free, numpy.int64(1) << orders)):
             numpy.add.at(change, first, 1)
             numpy.add.at(change, numpy.minimum(first + pages, chunk.count), -1)
-        wanted: Column = numpy.cumsum(change[:-1]) == 0
+        wanted: Column = (numpy.cumsum(change[:-1]) == 0).astype(numpy.int8)
+        reserved = rows[f.reserved.astype(bool)]
+        wanted[reserved] *= 2
         return wanted
 
     def pointers(self, low: Column, high: Column) -> tuple[Column, Column, Column]:
@@ -163,19 +166,22 @@ class Memory:
     def _pieces(self) -> Iterator[tuple[int, Column]]:
         """Yield the pages that were chosen as words, and where each piece is."""
         dtype = "<u8" if is_little_endian(self.context.prog) else ">u8"
-        for first, count in self._runs:
+        readable: list[tuple[int, int, bool]] = []
+        for first, count, reserved in self._runs:
             for pfn in range(first, first + count, PIECE):
                 self.check()
-                for start, data in self._read(pfn, min(PIECE, first + count - pfn)):
+                for start, data in self._read(pfn, min(PIECE, first + count - pfn), reserved):
+                    readable.append((start, len(data) >> self.context.kernel.page_shift, reserved))
                     yield start << self.context.kernel.page_shift, numpy.frombuffer(data, dtype)
+        self._runs = readable  # what could not be read is not tried, nor counted, again
 
-    def _read(self, pfn: int, count: int) -> Iterator[tuple[int, bytes]]:
+    def _read(self, pfn: int, count: int, reserved: bool) -> Iterator[tuple[int, bytes]]:
         shift = self.context.kernel.page_shift
         try:
             yield pfn, self.context.prog.read(pfn << shift, count << shift, True)
         except FaultError:
             if count == 1:
-                self.unreadable += 1
+                self.unreadable += not reserved
                 return
-            yield from self._read(pfn, count // 2)
-            yield from self._read(pfn + count // 2, count - count // 2)
+            yield from self._read(pfn, count // 2, reserved)
+            yield from self._read(pfn + count // 2, count - count // 2, reserved)

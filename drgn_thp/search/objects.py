@@ -16,9 +16,26 @@ from ..holders.files import Files
 FILES = ("filp", "bfilp")
 # Everything leads to these, and they lead to everything.
 HUBS = frozenset(
-    ("inode_cache", "dentry", "radix_tree_node", "mm_struct", "vm_area_struct", "task_struct", "anon_vma")
-    + ("anon_vma_chain", "kmem_cache", "kmem_cache_node", "cred", "cred_jar", "mnt_cache", "signal_cache")
-    + ("sighand_cache", "files_cache", "task_group", "pid")
+    (
+        "inode_cache",
+        "dentry",
+        "radix_tree_node",
+        "mm_struct",
+        "vm_area_struct",
+        "task_struct",
+        "anon_vma",
+        "anon_vma_chain",
+        "kmem_cache",
+        "kmem_cache_node",
+        "cred",
+        "cred_jar",
+        "mnt_cache",
+        "signal_cache",
+        "sighand_cache",
+        "files_cache",
+        "task_group",
+        "pid",
+    )
 )
 MAX_ALIASES = 4
 MAX_STACKS = 1 << 14
@@ -56,6 +73,9 @@ class Things:
         self._shift = context.kernel.page_shift
         self._base = int(phys_to_virt(context.prog, 0).value_())
         self._names: dict[int, str] = {}
+        self._known: dict[int, Thing | None] = {}
+        self._grids: dict[int, tuple[int, int]] = {}
+        """Of pages of slabs that were met: an object, and how far it is to the next."""
 
     def at(self, physical: int) -> Thing | None:
         """Return what lies at a physical address; None of what is free."""
@@ -65,25 +85,35 @@ class Things:
             start = address >> self._shift << self._shift
             task = self.files.tasks.by_address[stack]
             return Thing(start, 1 << self._shift, "", f"stack of {task.pid} ({task.comm})", True, stack)
+        grid = self._grids.get(physical >> self._shift)
+        if grid is not None:  # another object of the same slab
+            address = grid[0] + (address - grid[0]) // grid[1] * grid[1]
+        if address not in self._known:
+            self._known[address] = self._find(address, physical >> self._shift)
+        thing = self._known[address]
+        if thing is not None and not thing.address <= self._base + physical < thing.address + thing.size:
+            return None  # between two objects
+        return thing
+
+    def _find(self, address: int, pfn: int) -> Thing | None:
         try:
             info = slab_object_info(self.context.prog, address)
             if info is not None:
+                cache = info.slab_cache
+                self._grids[pfn] = int(info.address), max(int(cache.size), 8)
                 if not info.allocated:
                     return None
-                cache = info.slab_cache
                 name = cache.name.string_().decode("utf-8", "backslashreplace")
-                size = int(cache.object_size)
-                if not info.address <= address < info.address + size:
-                    return None
-                return Thing(info.address, size, name, self._name(int(cache.value_()), name), name in HUBS)
-            f = self.context.read_folio(physical >> self._shift)
+                size, words = int(cache.object_size), self._name(int(cache.value_()), name)
+                return Thing(int(info.address), size, name, words, name in HUBS)
+            f = self.context.read_folio(pfn)
         except (FaultError, LookupError, ValueError):
             return None
         start = self._base + (int(f.pfn[0]) << self._shift)
         pages = 1 << int(f.order[0])
         if f.reserved[0]:
             return Thing(start, pages << self._shift, "", "boot memory", True)
-        return Thing(start, pages << self._shift, "", f"{pages} pages of the kernel")
+        return Thing(start, pages << self._shift, "", "a page of the kernel" if pages == 1 else f"{pages} pages")
 
     def offset(self, thing: Thing, physical: int) -> int:
         """Return where in a thing a physical address is."""
