@@ -220,7 +220,7 @@ class _Graph:
                 seen.add(thing.address)
                 here = (*path, thing.name)
                 if thing.stack:
-                    if not sure:
+                    if not sure and not path:  # what a stack leads to by way of something else is anything
                         found.setdefault(("low", 0, thing.stack), Chain(here, "low", task=thing.stack))
                     continue
                 if not path:
