@@ -65,8 +65,12 @@ def flatten(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
         word = name
         if prefix:  # below the top, keys may be names of things
             for kind, names in NAMED:
-                # "transient" is a duration, and of what was looked at again, a label.
-                word = kind if name in names and (kind != "<label>" or prefix.startswith("confirm.")) else word
+                # A word may be more than one of these: "transient" is a duration and a label, "lru-batch" a reason and
+                # a kind of holder.
+                only = ONLY.get(kind)
+                below = any(prefix.startswith(place) for place in ONLY.values())
+                if name in names and (prefix.startswith(only) if only else not below):
+                    word = kind
         yield prefix + word, value
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{word}.")
@@ -81,6 +85,7 @@ NAMED = (
     ("<duration>", DURATIONS),
     ("<label>", LABELS),
 )
+ONLY = {"<holder>": "holders.advice.", "<label>": "confirm.paths.<path>."}
 TYPES: dict[str, type] = {"string": str, "number": float, "integer": int, "boolean": bool, "object": dict}
 
 
