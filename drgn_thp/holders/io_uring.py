@@ -12,6 +12,10 @@ CONTEXT, BUFFER, REGION = "struct io_ring_ctx", "struct io_mapped_ubuf", "struct
 MAX_BUFFERS = 1 << 16  # IORING_MAX_REG_BUFFERS is 1 << 14
 MAX_BVECS = 1 << 22
 _KERNEL_BUFFER = 1  # IO_REGBUF_F_KBUF: pages of a request, not pinned by io_uring
+LIST = "struct io_buffer_list"
+_LISTS = 64  # BGID_ARRAY
+_MMAPPED = 2  # IOBL_MMAP
+_NO_MMAP = 1 << 14  # IORING_SETUP_NO_MMAP
 _USER_PROVIDED = 2  # IO_REGION_F_USER_PROVIDED
 
 
@@ -24,6 +28,8 @@ def walk(ground: Ground) -> Iterator[Claim]:
             for index, buffer in _buffers(ground, ring):
                 shared.setdefault(buffer, []).append((index, file))
             yield from _regions(ground, ring, file)
+            yield from _own_rings(ground, ring, file)
+            yield from _provided(ground, ring, file)
     for buffer, places in shared.items():
         with ground.part(f"buffer {buffer:#x}"):
             if ground.has(BUFFER, "flags") and ground.uint(BUFFER, buffer, "flags") & _KERNEL_BUFFER:
@@ -57,10 +63,65 @@ def _regions(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
             continue
         if ground.uint(CONTEXT, ring, f"{member}.flags") & _USER_PROVIDED:
             count = ground.uint(CONTEXT, ring, f"{member}.nr_pages")
-            if count > MAX_BVECS:
-                raise Damaged(f"{count} pages for {what}")
-            pages = ground.words(ground.pointer(CONTEXT, ring, f"{member}.pages"), count)
-            yield Claim(Owner(what, file=file), ground.pfns(pages), pins=1)
+            yield _pages(ground, ground.pointer(CONTEXT, ring, f"{member}.pages"), count, what, file)
+
+
+def _pages(ground: Ground, address: int, count: int, what: str, file: int) -> Claim:
+    """Return the claim on an array of pinned pages."""
+    if count > MAX_BVECS:
+        raise Damaged(f"{count} pages for {what}")
+    return Claim(Owner(what, file=file), ground.pfns(ground.words(address, count)), pins=1)
+
+
+def _own_rings(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
+    """
+    Yield the rings where they are in memory of the process, before there were regions.
+
+    03d89a2de25b ("io_uring: support for user allocated memory for rings/sqes") (in v6.5, and in stable kernels)
+    """
+    if not ground.has(CONTEXT, "n_ring_pages") or not ground.uint(CONTEXT, ring, "flags") & _NO_MMAP:
+        return
+    for number, pages, what in (
+        ("n_ring_pages", "ring_pages", "rings"),
+        ("n_sqe_pages", "sqe_pages", "submission queue"),
+    ):
+        count = ground.uint(CONTEXT, ring, number)
+        if count:
+            yield _pages(ground, ground.pointer(CONTEXT, ring, pages), count, what, file)
+
+
+def _provided(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
+    """
+    Yield the rings of provided buffers that are in memory of the process.
+
+    c7fb19428d67 ("io_uring: add support for ring mapped supplied buffers") (in v5.19)
+    """
+    if not ground.has(LIST):
+        return
+    lists = []
+    if ground.has(CONTEXT, "io_bl"):  # the first 64 of them, until v6.9
+        array = ground.pointer(CONTEXT, ring, "io_bl")
+        lists += [array + i * ground.size(LIST) for i in range(_LISTS)] if array else []
+    if ground.has(CONTEXT, "io_bl_xa"):
+        lists += [entry for _, entry in ground.xarray(ring + ground.offset(CONTEXT, "io_bl_xa"))]
+    for entry in lists:
+        with ground.part(f"buffers {entry:#x}"):
+            group = f"ring of buffers {ground.uint(LIST, entry, 'bgid')}"
+            if ground.has(LIST, "region"):
+                if ground.uint(LIST, entry, "region.flags") & _USER_PROVIDED:
+                    count = ground.uint(LIST, entry, "region.nr_pages")
+                    yield _pages(ground, ground.pointer(LIST, entry, "region.pages"), count, group, file)
+            elif not _is_kernels(ground, entry):
+                count = ground.uint(LIST, entry, "buf_nr_pages")
+                if count:  # else what is in its place is a list of buffers
+                    yield _pages(ground, ground.pointer(LIST, entry, "buf_pages"), count, group, file)
+
+
+def _is_kernels(ground: Ground, entry: int) -> bool:
+    """Return whether the kernel has allocated a ring of buffers: since v6.4."""
+    if ground.has(LIST, "is_mmap"):
+        return bool(ground.uint(LIST, entry, "is_mmap"))
+    return ground.has(LIST, "flags") and bool(ground.uint(LIST, entry, "flags") & _MMAPPED)
 
 
 WALKERS = (
