@@ -2,7 +2,7 @@
 """
 Direct I/O in flight: pages that a disk has been asked to read into or to write from.
 
-Found by the requests that block devices have, and the bios of those. What waits above them (in a plug, a throttle, dm or
+Found by the requests that block devices have, and the bios of those. What waits above them (in a plug, a throttle, dm,
 md) is not found.
 """
 
