@@ -28,7 +28,8 @@ BIO, REQUEST, QUEUE, TAGS, SET = (
     "struct blk_mq_tags",
     "struct blk_mq_tag_set",
 )
-BLKDEV_DIO, IOMAP_DIO, DIO, KIOCB = "struct blkdev_dio", "struct iomap_dio", "struct dio", "struct kiocb"
+BLKDEV_DIO, IOMAP_DIO, SIMPLE_DIO = "struct blkdev_dio", "struct iomap_dio", "struct iomap_dio_simple"
+DIO, KIOCB = "struct dio", "struct kiocb"
 MAX_DISKS = 1 << 16
 MAX_QUEUES = 1 << 14
 MAX_TAGS = 1 << 16
@@ -50,6 +51,7 @@ class _Bios:
                 "blkdev_bio_end_io",
                 "blkdev_bio_end_io_simple",
                 "iomap_dio_bio_end_io",
+                "iomap_dio_simple_end_io",
                 "dio_bio_end_aio",
                 "dio_bio_end_io",
                 "bio_chain_endio",
@@ -174,6 +176,8 @@ class _Bios:
             iocb = ground.pointer(BLKDEV_DIO, private, "iocb")
         elif end == ends["iomap_dio_bio_end_io"]:
             iocb = ground.pointer(IOMAP_DIO, private, "iocb")
+        elif end == ends["iomap_dio_simple_end_io"]:  # for what is one bio, by v7.3
+            iocb = ground.pointer(SIMPLE_DIO, bio - ground.offset(SIMPLE_DIO, "bio"), "iocb")
         elif end in (ends["dio_bio_end_aio"], ends["dio_bio_end_io"]):
             iocb = ground.pointer(DIO, private, "iocb")
         elif private in ground.files.tasks.by_address:
@@ -181,7 +185,7 @@ class _Bios:
         # A task that waits has it on its stack; instead of the iocb, there may be the task itself.
         if iocb in ground.files.tasks.by_address:
             return Owner(what, task=iocb, device=device)
-        task = self.task_of(iocb) or self.task_of(bio)
+        task = self.task_of(iocb) or self.task_of(bio) or self.task_of(private)
         if task or not iocb:
             return Owner(what, task=task, device=device)
         complete = ground.pointer(KIOCB, iocb, "ki_complete")
