@@ -26,6 +26,8 @@ class PathCensus:
     """Folios by primary reason."""
     durations: dict[str, int] = field(default_factory=dict)
     wrongly: int = 0
+    counted_before: int = 0
+    """Of these, how many reach into the block from an earlier one that counted them."""
 
     def add(self, gate: Gate, folios: int, pages: int) -> None:
         """Count folios that a gate refuses before any other does."""
@@ -64,8 +66,12 @@ class BlockCensus:
     paths: dict[str, PathCensus]
     folios: int = 0
     """Folios in use: of processes, files or the kernel."""
+    counted_before: int = 0
+    """Of these, how many reach into the block from an earlier one that counted them."""
+    huge_beyond: bool = False
+    """A huge page reaches beyond the end of the block."""
     pages: int = 0
-    """Their pages."""
+    """Their pages in the block."""
     holes: int = 0
     """Page frames without struct pages, or whose section is not online."""
     poisoned: int = 0
@@ -170,3 +176,25 @@ class Tally:
             for table, gate in zip(tables, gates):
                 if gate is not None:
                     table.add(gate, folios, folios * pages)
+
+    def trim(self, census: BlockCensus, number: int, outside: int, again: bool) -> None:
+        """
+        Take back what of a folio that was credited is not in the block.
+
+        :param outside: How many of its pages are in other blocks
+        :param again: Whether one of these has counted the folio
+        """
+        pages, place, gates, *_ = self.worth[number]
+        if self.hugetlb[number] > 0:
+            census.hugetlb_used -= outside
+        elif self.hugetlb[number] < 0:
+            census.hugetlb_free -= outside
+        if not pages or self.alone[number]:
+            return
+        census.pages -= outside
+        census.zones[place] -= outside
+        census.counted_before += again
+        for path, gate in zip(self.paths, gates):
+            if gate is not None:
+                census.paths[path.name].refused_pages -= outside
+                census.paths[path.name].counted_before += again

@@ -26,7 +26,7 @@ from .batches import read_batches
 from .context import Context, Doubts
 from .errors import BadArgument
 from .folios import Column, Folios
-from .formulas import extra_references, folio_test_swapcache, is_free, is_frozen, is_user
+from .formulas import PageHuge, extra_references, folio_test_swapcache, is_free, is_frozen, is_user
 from .gates import Path, Verdicts
 
 READS = 4
@@ -40,15 +40,16 @@ MAX_SUSPECTS = 1 << 18
 """More are not looked at again, but counted: a few hundred bytes are kept of each."""
 IDENTITY = ("order", "type", "mapping", "index", "memcg_data", "mem_cgroup", "private")
 _UNKNOWN = numpy.iinfo(numpy.int64).max
+_ANY = numpy.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 class Label(Enum):
     """What became of a refused folio."""
 
     PERSISTENT = "persistent"
-    """The same folio was refused for the same reason at every read, with the same surplus at every look."""
+    """The same folio was refused at every read, and its surplus, or else the reason, was the same at every look."""
     TRANSIENT = "transient"
-    """It is the same folio, but was not refused for that reason at some read, or its surplus changed."""
+    """It is the same folio, but was not refused at some read, or its surplus or the reason changed."""
     GONE = "gone"
     """It was freed, or another folio is in its place."""
 
@@ -116,6 +117,17 @@ def _same(before: Column, f: Folios) -> Column:
     return equal.all(axis=1) & ~is_tail(f) & ~is_free(f)
 
 
+def surplus(f: Folios) -> Column:
+    """
+    Return how many references of a folio nothing explains; 0 for the kernel's own pages, of which mm does not say.
+
+    Whoever tries to migrate a folio takes it off the LRU and holds it meanwhile. Somebody who offlines memory does so
+    over and over to what does not move, and that is not what holds it.
+    """
+    taken = ~f.lru & ~PageHuge(f) & (f.batches == 0)
+    return numpy.where(is_user(f), extra_references(f) - taken, 0)
+
+
 def _gates_like_primary(verdicts: Verdicts) -> Column:
     """Return for each folio a mask of the gates that give the reason for which it was refused first."""
     names = [gate.reason.name for gate in verdicts.gates]
@@ -141,7 +153,7 @@ class Confirmation:
         self._context = context
         self._paths = list(paths)
         self._sleep = sleep
-        self._parts: list[tuple[Column, Column, Column, Column, Column, Column]] = []
+        self._parts: list[tuple[Column, Column, Column, Column, Column]] = []
 
     def add(self, f: Folios) -> int:
         """Note the refused folios of a memory block as the scan saw them. Return the number of the first of them."""
@@ -151,8 +163,10 @@ class Confirmation:
             self.left_out += len(f) - room
             f = f.select(numpy.arange(room))
         self.suspects += len(f)
-        wanted = numpy.stack([_gates_like_primary(path.judge(f)) for path in self._paths])
-        self._parts.append((f.pfn, f.order, identity(f), is_user(f), extra_references(f), wanted))
+        verdicts, extra = [path.judge(f) for path in self._paths], surplus(f)
+        # With a surplus, it is that which must stay; others may come to refuse it besides, and before.
+        wanted = numpy.stack([numpy.where(extra > 0, _ANY, _gates_like_primary(verdict)) for verdict in verdicts])
+        self._parts.append((f.pfn, f.order, identity(f), extra, wanted))
         return first
 
     def run(self) -> None:
@@ -160,10 +174,10 @@ class Confirmation:
         parts, self._parts = self._parts, []
         if not parts:
             return
-        self._pfn, self._order, self._identity, self._user, self._first = (
-            numpy.concatenate([part[i] for part in parts]) for i in range(5)
+        self._pfn, self._order, self._identity, self._first = (
+            numpy.concatenate([part[i] for part in parts]) for i in range(4)
         )
-        self._wanted = numpy.concatenate([part[5] for part in parts], axis=1)
+        self._wanted = numpy.concatenate([part[4] for part in parts], axis=1)
         self._gone = numpy.zeros(self.suspects, dtype=bool)
         self._moved = numpy.zeros(self.suspects, dtype=bool)
         self._spared = numpy.zeros(self._wanted.shape, dtype=bool)
@@ -197,9 +211,9 @@ class Confirmation:
         self._gone |= ~readable  # the memory itself has gone
         if not self.done:
             self._least = least
-            self._moved |= self._user & (least > self._first)
+            self._moved |= least > self._first
         # Of what contradicted itself at every read, nothing is known but that it changes.
-        self._moved |= (least == _UNKNOWN) | (self._user & (least != self._least))
+        self._moved |= (least == _UNKNOWN) | (least != self._least)
 
     def _read(self, least: Column, readable: Column) -> None:
         """Read all that is not gone once more, and note the least surplus, and who is not refused any more."""
@@ -218,7 +232,7 @@ class Confirmation:
         refused = numpy.stack([path.judge(f).mask for path in self._paths]) & self._wanted[:, which] != 0
         known = ~f.changing & ~is_frozen(f)
         self._spared[:, which] |= ~refused & known & ~f.undecided
-        least[which[known]] = numpy.minimum(least[which[known]], extra_references(f)[known])
+        least[which[known]] = numpy.minimum(least[which[known]], surplus(f)[known])
 
     def _now(self) -> Context:
         """Return the context with what changes most often read anew, and no doubts of its own."""

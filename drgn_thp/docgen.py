@@ -15,6 +15,7 @@ import runpy
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from itertools import groupby
 from pathlib import Path as File
 from typing import Any
 
@@ -166,10 +167,17 @@ def _kernels_table(matrix: File) -> str:
     """Return the table of supported kernels: those that the tests boot."""
     rows = []
     for kernel in runpy.run_path(str(matrix))["KERNELS"]:
-        lacks = ", ".join(f"`{name}`" for name in sorted(kernel.lacks))
+        lacks = ", ".join(_groups(kernel.lacks))
         suites = ", ".join(kernel.suites)
         rows.append((kernel.name, f"Debian {suites} ({kernel.flavour})", f"all but {lacks}" if lacks else "all"))
     return _table(("kernel", "build that is tested", "scenarios"), rows)
+
+
+def _groups(names: Iterable[str]) -> Iterator[str]:
+    """Yield names; those of a family as one, with their number."""
+    for family, some in groupby(sorted(names), lambda name: name.partition("_")[0]):
+        members = list(some)
+        yield from [f"{len(members)} of `{family}`"] if len(members) > 2 else (f"`{name}`" for name in members)
 
 
 def main() -> None:

@@ -25,8 +25,6 @@ class Hstate:
     resv_huge_pages: int
     migratable: bool
     """hugepage_migration_supported()."""
-    buddy_can_replace: bool
-    """Whether any zone has a free block of that size, from which the pool could be refilled."""
     room: dict[int, int] = field(default_factory=dict)
     """By node, how many of them its zones have."""
     free: dict[int, int] = field(default_factory=dict)
@@ -39,9 +37,14 @@ class Hstate:
         """available_huge_pages(): free ones that are not promised to anybody."""
         return self.free_huge_pages - self.resv_huge_pages
 
-    @property
-    def has_target(self) -> bool:
-        return self.available > 0 or self.buddy_can_replace
+    def has_target(self, node: int) -> bool:
+        """
+        Return whether a used page of a node has somewhere to go on another: alloc_migration_target().
+
+        Where there is but one node, its own has to do.
+        """
+        others = [other for other in self.room if other != node] or [node]
+        return any(self.room[other] or (self.available > 0 and self.free[other]) for other in others)
 
     def has_target_on(self, node: int) -> bool:
         """Return whether all used pages of a node have somewhere to go on it: they take each other's place."""
@@ -82,7 +85,6 @@ def read_hstates(prog: Program, kernel: Kernel, zones: list[Zone]) -> list[Hstat
                 int(hstate.free_huge_pages),
                 int(hstate.resv_huge_pages),
                 _migratable(prog, order, kernel.page_shift),
-                any(room.values()),
                 room,
                 free,
                 {node: int(hstate.nr_huge_pages_node[node]) - free[node] for node in room},
@@ -106,14 +108,15 @@ def hugetlb_columns(hstates: list[Hstate], f: Folios) -> dict[str, Column]:
         found: Column = (f.order == h.order) & ~numpy.isin(f.node, full)
         return found
 
-    room, target = numpy.zeros(len(f), dtype=bool), numpy.zeros(len(f), dtype=bool)
+    room, on_node, target = (numpy.zeros(len(f), dtype=bool) for _ in range(3))
     for h in hstates:
         room |= unless_on(h, [node for node, number in h.room.items() if not number])
-        target |= unless_on(h, [node for node in h.room if not h.has_target_on(node)])
+        on_node |= unless_on(h, [node for node in h.room if not h.has_target_on(node)])
+        target |= unless_on(h, [node for node in h.room if not h.has_target(node)])
     return {
         "hugetlb_room_on_node": room,
-        "hugetlb_target_on_node": target,
+        "hugetlb_target_on_node": on_node,
+        "hugetlb_target": target,
         "hugetlb_supported": by_order({h.order: h.migratable for h in hstates}),
-        "hugetlb_target": by_order({h.order: h.has_target for h in hstates}),
         "hugetlb_available": by_order({h.order: h.available > 0 for h in hstates}),
     }

@@ -75,6 +75,9 @@ class Kernel:
     # b2c9e2fbba32 ("mm: make alloc_contig_range work at pageblock granularity") (in v5.19); before, whole blocks of the
     # buddy allocator were isolated, and virtio-mem's sub-blocks were as large as these.
     isolates_pageblocks: bool = True
+    # Since then, and until fd919a85cd55 ("mm: page_isolation: prepare for hygienic freelists") (in v6.10), a huge page
+    # that reaches beyond what is to be isolated is migrated first, which for one of 1 GiB fails.
+    isolation_migrates_straddlers: bool = False
     # d479960e44f2 ("mm: disable LRU pagevec during the migration temporarily") (in v5.13): batches are emptied first.
     lru_cache_disable: bool = True
     # 84caf98838a3 (in v6.17): movable_ops belong to a page type; before, to the low bits of page->mapping.

@@ -66,16 +66,25 @@ class KsmMappings:
         found: set[tuple[int, int]] = set()
         if not enough:
             return 0
+        for mm, address in self.places(mapping):
+            if (mm, address) not in found and self._maps(mm, address, pfn):
+                found.add((mm, address))
+                if len(found) >= enough:
+                    return len(found)
+        return len(found)
+
+    def places(self, mapping: int) -> Iterator[tuple[int, int]]:
+        """
+        Yield ``struct mm_struct *`` and address of every place where a page may be mapped.
+
+        :raises FaultError: if a list or tree cannot be followed
+        :raises TooMany: if no more is followed, for any page
+        """
         for item in self._items(mapping & ~PAGE_MAPPING_FLAGS):
             address = self._read(item + self._item_address) >> self._page_shift << self._page_shift
             for vma in self._vmas(self._read(item + self._item_anon_vma)):
                 if self._read(vma + self._vm_start) <= address < self._read(vma + self._vm_end):
-                    mm = self._read(vma + self._vm_mm)
-                    if (mm, address) not in found and self._maps(mm, address, pfn):
-                        found.add((mm, address))
-                        if len(found) >= enough:
-                            return len(found)
-        return len(found)
+                    yield self._read(vma + self._vm_mm), address
 
     def _read(self, address: int) -> int:
         if not 0 <= address < 1 << 64:  # drgn takes no such number

@@ -64,7 +64,7 @@ class Totals:
 
     def add(self, census: BlockCensus) -> None:
         self.blocks += 1
-        self.folios += census.folios
+        self.folios += census.folios - census.counted_before
         self.unreadable_pages += census.unreadable
         self.poisoned_pages += census.poisoned
         self.hole_pages += census.holes
@@ -74,7 +74,7 @@ class Totals:
         self.changing += census.changing
         self.changed_blocks += census.changed
         for name, counts in census.paths.items():
-            self.refused[name] = self.refused.get(name, 0) + counts.refused
+            self.refused[name] = self.refused.get(name, 0) + counts.refused - counts.counted_before
             self.wrongly_refused[name] = self.wrongly_refused.get(name, 0) + counts.wrongly
             reasons = self.reasons.setdefault(name, {})
             for reason, number in counts.reasons.items():

@@ -51,6 +51,8 @@ class _Open:
     kept: list[Rows] = field(default_factory=list)
     obstacles: list[Obstacles] | None = None
     """What alloc_contig_range() refuses; None if only the number is wanted."""
+    counted_before: bool = False
+    """The folio that reaches into it was counted, and kept, in an earlier block."""
 
 
 @dataclass
@@ -131,6 +133,10 @@ class Scan:
         self._held: list[_Held] = []
         self._kept_rows = 0
         self._after_free = False
+        self._scanned = range(0)
+        """From where on all blocks were scanned, one behind the other, and how far."""
+        self._reaching = -1
+        """The last folio that was found to reach into a block."""
         self._special = context.special_pfns()
         _keep_freed_memory()
         self._glance = Glance(context.layout)
@@ -161,9 +167,29 @@ class Scan:
         """Read the ranges of a block that are online."""
         open_ = self._open(block)
         open_.census.holes -= sum(end - start for start, end in ranges)
+        if self._scanned.stop not in (block.start_pfn, block.end_pfn):  # the latter if it is read once more
+            self._scanned = range(block.start_pfn, block.start_pfn)
+        if ranges and ranges[0][0] == block.start_pfn:
+            self._reaching_into(open_)
         for start, end in ranges:
             self._range(open_, start, end)
+        self._scanned = range(self._scanned.start, block.end_pfn)
         return open_
+
+    def _reaching_into(self, open_: _Open) -> None:
+        """Queue the folio that a block begins in the middle of: huge pages may be larger than memory blocks."""
+        start = open_.census.block.start_pfn
+        try:
+            rows = self.context.memmap.read_folio(start)
+        except FaultError:
+            return  # counted as unreadable, if it is the block's own struct page
+        first = int(rows.pfn[0])
+        if first < start < first + (1 << int(rows.order[0])):
+            open_.counted_before = first >= self._scanned.start or first == self._reaching
+            self._reaching = first
+            nothing = numpy.zeros(1, numpy.uint64)
+            self._pending.append(_Pending(open_, rows, Looks(nothing, nothing, numpy.ones(1, dtype=bool))))
+            self._pending_rows += 1
 
     def _whole(self, block: Block) -> _Open:
         """Read a block of a live target, again if it went on- or offline or away while it was read."""
@@ -384,7 +410,19 @@ class Scan:
                 pages = numpy.int64(1) << part.rows.order[found]
                 gates = tally.contig[mine][found].astype(numpy.int64)
                 part.open.obstacles.append(Obstacles(part.rows.pfn[found], pages, gates))
-            kept = tally.kept[mine].nonzero()[0]
+            keep = tally.kept[mine]
+            block = part.open.census.block
+            ends = part.rows.pfn + (numpy.int64(1) << part.rows.order)
+            for row in numpy.flatnonzero((part.rows.pfn < block.start_pfn) | (ends > block.end_pfn)).tolist():
+                before, beyond = (
+                    max(block.start_pfn - int(part.rows.pfn[row]), 0),
+                    max(int(ends[row]) - block.end_pfn, 0),
+                )
+                again = part.open.counted_before and before > 0
+                tally.trim(part.open.census, int(mine[row]), before + beyond, again)
+                part.open.census.huge_beyond |= beyond > 0 and bool(tally.hugetlb[mine[row]])
+                keep[row] &= not again
+            kept = keep.nonzero()[0]
             if len(kept):
                 part.open.kept.append(part.rows.select(kept))
                 self._kept_rows += len(kept)

@@ -106,6 +106,10 @@ class Sections:
         """Return the position of a page frame's section, or None where there is no memmap."""
         return self._positions.get(pfn // self.pages_per_section)
 
+    def are_memory(self, pfns: Column) -> Column:
+        """Return which page frames have a memmap."""
+        return numpy.isin(pfns // self.pages_per_section, self.number)
+
     @cached_property
     def _positions(self) -> dict[int, int]:
         return {int(number): position for position, number in enumerate(self.number)}

@@ -100,6 +100,8 @@ def read_kernel(prog: Program, layout: Layout, racy_check: str | None = None) ->
         contig_replaces_free_hugetlb=has_symbol(prog, "replace_free_hugepage_folios"),
         # Its functions are inlined or renamed by compilers; this operation is of the same release.
         isolates_pageblocks=operations is not None and operations.has_member("read_folio"),
+        # Its only user.
+        isolation_migrates_straddlers=has_symbol(prog, "split_free_page"),
         lru_cache_disable=has_symbol(prog, "lru_disable_count") or has_symbol(prog, "lru_cache_disable"),
         movable_ops_by_type=bool(layout.flag("movable_ops_flag")),
         fallback_writes_out=operations is not None and operations.has_member("writepage"),

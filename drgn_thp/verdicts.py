@@ -10,6 +10,8 @@ from .gates import Duration, reasons
 YES, LATER, BLOCKS, ENDLESS, NO, OFFLINE, UNKNOWN = "yes", "later", "blocks", "endless", "no", "offline", "unknown"
 
 DISSOLVED = (reasons.HUGETLB_BUSY, reasons.HUGETLB_RESERVED)
+# Of these, has_unmovable_pages() knows no better than to refuse at once; by the next try they may be gone.
+AT_FIRST = (reasons.LRU_BATCH, reasons.PAGEBLOCK_ISOLATED)
 BLOCK_PATHS = ("contig", "offline")
 
 
@@ -51,6 +53,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         problem = structural(context, census)
         if problem:
             return NO, problem
+        if census.huge_beyond and context.kernel.isolation_migrates_straddlers:
+            return NO, "-EBUSY: a huge page reaches into the next block"
     order = (
         (Duration.PERMANENT, NO),
         (Duration.ENDLESS, ENDLESS),
@@ -63,6 +67,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         return UNKNOWN, unread
     if found == LATER and path == "offline" and any(counts.reasons.get(reason.name) for reason in DISSOLVED):
         return found, "-EBUSY"  # dissolve_free_hugetlb_folios(): nothing is tried again
+    if found in (ENDLESS, BLOCKS) and path == "offline" and any(counts.reasons.get(reason.name) for reason in AT_FIRST):
+        return found, "-EBUSY at first"
     return found, "-EBUSY" if found == NO else ""
 
 

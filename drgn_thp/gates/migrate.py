@@ -86,6 +86,10 @@ def _buffer_busy(f: Folios) -> Column:
     return page_cache(f) & f.private_flag & f.buffer_busy
 
 
+def _gigantic_without_target(f: Folios) -> Column:
+    return states.hugetlb_gigantic(f) & states.hugetlb_no_target(f)
+
+
 def migrate_gates(mode: Mode, lasting: Duration) -> tuple[Gate, ...]:
     """
     Return the gates of migrate_pages() for one mode.
@@ -96,7 +100,7 @@ def migrate_gates(mode: Mode, lasting: Duration) -> tuple[Gate, ...]:
     asynchronous = mode is Mode.ASYNC
     waits = Duration.TRANSIENT if asynchronous else Duration.WILL_BLOCK
     transient = Duration.TRANSIENT
-    unmap = "migrate_folio_unmap()"
+    unmap, hugetlb = "migrate_folio_unmap()", "unmap_and_move_hugetlb_folio()"
     again, busy = "-EAGAIN", "-EBUSY"
     written_out = (
         Gate(reasons.NO_MIGRATE_OP_DIRTY, f"fallback_migrate_folio(): {busy}", _dirty_writable, transient, _writes_out),
@@ -133,7 +137,9 @@ def migrate_gates(mode: Mode, lasting: Duration) -> tuple[Gate, ...]:
         Gate(reasons.BTREE_DIRTY, f"btree_migrate_folio(): {again}", _btree_dirty, transient),
         Gate(reasons.PRIVATE_BUSY, f"nfs_migrate_folio(): {busy}", _nfs_request, transient),
         Gate(reasons.BUFFER_BUSY, f"buffer_migrate_folio_norefs(): {again}", _buffer_busy, lasting),
-        Gate(reasons.HUGETLB_NO_TARGET, "unmap_and_move_hugetlb_folio(): -ENOMEM", states.hugetlb_no_target, transient),
+        # Pools refill themselves from the buddy allocator, but not with what is too large for it.
+        Gate(reasons.HUGETLB_GIGANTIC, f"{hugetlb}: -ENOMEM", _gigantic_without_target, lasting),
+        Gate(reasons.HUGETLB_NO_TARGET, f"{hugetlb}: -ENOMEM", states.hugetlb_no_target, transient),
         Gate(reasons.DMA_PINNED, f"folio_migrate_mapping(): {again}", states.dma_pinned, lasting),
         Gate(reasons.EXTRA_REFERENCE, f"folio_migrate_mapping(): {again}", states.extra_reference, lasting),
         Gate(

@@ -117,8 +117,9 @@ HUGETLB_UNSUPPORTED = Reason(
 )
 HUGETLB_GIGANTIC = Reason(
     "hugetlb-gigantic",
-    "A gigantic page: larger than the buddy allocator can replace, alloc_contig_range() gives up with -ENOMEM.",
-    "Release it from the hugetlb pool.",
+    "A gigantic page, which the buddy allocator cannot replace: alloc_contig_range() gives up with -ENOMEM; others "
+    "need a free one on another node.",
+    "Release it, or make another node's pool of that size larger first.",
 )
 HUGETLB_BUSY = Reason(
     "hugetlb-busy",

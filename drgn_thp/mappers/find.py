@@ -10,11 +10,13 @@ from typing import Any
 import numpy
 from drgn import FaultError
 
+from .. import formulas
 from ..context import Context
 from ..errors import UnknownLayout
-from ..folios import Column
+from ..folios import Column, Folios
 from ..processes import Processes, Task
 from .decoder import Decoder, State, decoder_of
+from .reverse import are_few, find_reverse
 from .suspects import Suspects
 from .tables import MAX_HITS, MAX_TABLES, Hits, Walk
 from .vmas import Vma, Vmas
@@ -160,14 +162,22 @@ class Mappers:
 
 
 def find_mappers(
-    context: Context, pages: Sequence[int] | Suspects, max_tables: int = MAX_TABLES, max_hits: int = MAX_HITS
+    context: Context,
+    pages: Sequence[int] | Suspects,
+    max_tables: int = MAX_TABLES,
+    max_hits: int = MAX_HITS,
+    reverse: bool | None = None,
 ) -> Mappers:
     """
     Find who maps the folios of some pages. What cannot be read is counted in :attr:`Mappers.failures`.
 
     All page tables of all processes are read, each once; memory is that of the entries found.
 
+    Of a few folios, where there are many page tables, or where no decoder for them is, it is found by the reverse
+    mapping instead.
+
     :param pages: Page frame numbers of any pages of the folios; or the folios, where they are known
+    :param reverse: Whether to go by the reverse mapping; chosen by what is quicker if None
     """
     failures: list[str] = []
     suspects = pages if isinstance(pages, Suspects) else _suspects(context, pages, failures)
@@ -180,14 +190,35 @@ def find_mappers(
         result.vmas = Vmas(context.prog, 1 << context.kernel.page_shift)
     except UnknownLayout as error:
         failures.append(f"mappers: {error}")
-    if decoder is None or result.vmas is None:
-        if decoder is None:
-            failures.append("mappers: no decoder for the page tables of this architecture")
+    if result.vmas is None:
         result.complete = False
         return result
-    if len(suspects):
+    if not len(suspects):
+        return result
+    if reverse is None:
+        reverse = decoder is None or are_few(context, suspects, mms)
+    if reverse and _back(context, decoder, result):
+        return result
+    if decoder is not None:
         _walk(context, decoder, result, max_tables, max_hits)
     return result
+
+
+def _back(context: Context, decoder: Decoder | None, result: Mappers) -> bool:
+    assert result.vmas is not None
+    found = find_reverse(context, decoder, result.suspects, result.mms, result.vmas)
+    result.hits = found.hits
+    result.__post_init__()
+    if decoder is not None and (found.folios is None or not _agree(result, found.folios)):
+        return False
+    result.failures += found.failures
+    result.complete = not found.failures
+    return True
+
+
+def _agree(result: Mappers, f: Folios) -> bool:
+    """Return whether mappings are as many as map counts say."""
+    return len(f) == len(result.suspects) and bool((result.counts()[1] == formulas.folio_mapcount(f)).all())
 
 
 def _suspects(context: Context, pfns: Sequence[int], failures: list[str]) -> Suspects:
@@ -218,11 +249,7 @@ def _walk(context: Context, decoder: Decoder, result: Mappers, max_tables: int, 
             owners.append(i)
         except FaultError:
             unreadable += 1
-    sections = context.sections
-
-    def is_memory(pfn: Column) -> Column:
-        return numpy.isin(pfn // sections.pages_per_section, sections.number)
-
+    is_memory = context.sections.are_memory
     walk = Walk(context.prog, decoder, result.suspects, is_memory, max_tables=max_tables, max_hits=max_hits)
     hits = walk.walk(numpy.array(tops, numpy.int64))
     hits.owner = numpy.array(owners, numpy.int32)[hits.owner]

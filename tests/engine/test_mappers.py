@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from functools import partialmethod
+from typing import Any
 
 import numpy
 import pytest
@@ -14,7 +16,9 @@ from drgn.helpers.linux.pid import find_task
 
 from drgn_thp import formulas
 from drgn_thp.context import Context
-from drgn_thp.mappers import Mappers, find_mappers
+from drgn_thp.mappers import Mappers, find, find_mappers, reverse
+from drgn_thp.mappers.decoder import State
+from drgn_thp.mappers.trees import Reverse
 from tests.vm.lab import ensure_dump
 from tests.vm.matrix import KERNELS, Kernel
 from tests.vm.scenes import SCENES
@@ -59,6 +63,31 @@ def test_map_counts(entry: Kernel, scene: str) -> None:
     assert all(mapping.tasks and mapping.vma is not None for mapping in mappings)
     if scene == "huge":
         assert any(mapping.shared for mapping in mappings)
+
+
+def places(found: Mappers, wanted: numpy.ndarray[Any, Any]) -> list[tuple[int, ...]]:
+    """Return every entry that was found of the folios wanted, but for who of those that share a table came first."""
+    hits = found.hits
+    keep = numpy.isin(hits.folio, wanted) & (hits.state != State.SPECIAL)
+    columns = (hits.folio, hits.pfn, hits.shift, hits.state, hits.address, hits.owner, hits.table)
+    return sorted(zip(*(column[keep].tolist() for column in columns)))
+
+
+@pytest.mark.parametrize("scene", SCENE_NAMES)
+@pytest.mark.parametrize("entry", KERNELS, ids=lambda entry: entry.name)
+def test_reverse_mapping_agrees(entry: Kernel, scene: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page tables and the reverse mapping say the same of every folio, and as often as its map count says."""
+    opened = Opened(ensure_dump(entry, scene=next(s for s in SCENES if s.name == scene)))
+    context, pfns = opened.context, user_pfns(opened)
+    by_tables = find_mappers(context, pfns, reverse=False)
+    monkeypatch.setattr(find, "_walk", None)  # it is not what answers in the end
+    by_reverse = find_mappers(context, pfns, reverse=True)
+    assert by_reverse.complete
+    assert not by_reverse.failures
+    everything = numpy.arange(len(by_tables.suspects))
+    assert len(places(by_reverse, everything)) > 2000
+    assert places(by_reverse, everything) == places(by_tables, everything)
+    assert (by_reverse.counts()[1] == by_tables.counts()[1]).all()
 
 
 def test_marks(opened: Opened) -> None:
@@ -113,6 +142,81 @@ def find_again(damaged: Overlay, pfn: int) -> tuple[Mappers, float]:
     found = find_mappers(Context.of(damaged.prog), [pfn])
     found.records(pfn)
     return found, time.monotonic() - started
+
+
+def anonymous(damaged: Overlay) -> tuple[int, int]:
+    """Return an anonymous page of one process, and the address of its anon_vma."""
+    for mark in damaged.dump.marks:
+        f = Context.of(damaged.prog).read_folio(mark.pfn)
+        if mark.vaddr and formulas.PageAnon(f)[0] and not formulas.PageKsm(f)[0] and formulas.folio_mapcount(f)[0] == 1:
+            return int(f.pfn[0]), int(f.mapping[0]) & ~3
+    raise AssertionError("no such page")
+
+
+def test_without_a_decoder(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an architecture whose page tables are not known: the same pages, and it is said that more may be mapped."""
+    pfns = random.Random(3).sample(user_pfns(opened), 60)
+    known = find_mappers(opened.context, pfns, reverse=False)
+    monkeypatch.setattr(find, "decoder_of", lambda prog: None)
+    found = find_mappers(opened.context, pfns)
+    assert not found.complete
+    assert [failure for failure in found.failures if "no decoder" in failure] == found.failures
+
+    def pages(mappers: Mappers) -> set[tuple[int, int, int]]:
+        return {
+            (mapping.mm, mapping.address + (i << 12), head + mapping.page + i)
+            for head in mappers.suspects.start.tolist()
+            for mapping in mappers.of(head)
+            if mapping.state == "mapped"
+            for i in range(mapping.pages)
+        }
+
+    assert len(pages(known)) > 30
+    assert pages(found) == pages(known)
+
+
+def test_the_way_is_chosen_by_what_is_quicker(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few folios where there are many page tables go by the reverse mapping; where that does not suffice, by tables."""
+    asked: list[int] = []
+
+    def find_reverse(*arguments: Any) -> Any:
+        asked.append(1)
+        return reverse.find_reverse(*arguments)
+
+    monkeypatch.setattr(find, "find_reverse", find_reverse)
+    pfns = [mark.pfn for mark in opened.dump.marks if mark.vaddr]
+    find_mappers(opened.context, pfns[:5])
+    assert not asked
+    monkeypatch.setattr(reverse, "MANY_TABLES", 10)
+    found = find_mappers(opened.context, pfns[:5])
+    assert (len(asked), found.tables) == (1, 0)
+    find_mappers(opened.context, user_pfns(opened))
+    assert len(asked) == 1
+    monkeypatch.setattr(Reverse, "__init__", partialmethod(Reverse.__init__, max_vmas=0))
+    again = find_mappers(opened.context, pfns[:5])
+    assert (len(asked), again.complete) == (2, True)
+    assert again.tables > 0
+    assert places(again, numpy.arange(5)) == places(found, numpy.arange(5))
+
+
+def test_damaged_trees(damaged: Overlay) -> None:
+    """Trees of VMAs without an end, that lead nowhere, or to anything: page tables tell in the end."""
+    pfn, anon_vma = anonymous(damaged)
+    context = Context.of(damaged.prog)
+    known = find_mappers(context, [pfn], reverse=False)
+    assert places(find_mappers(context, [pfn], reverse=True), numpy.arange(1)) == places(known, numpy.arange(1))
+    root = anon_vma + damaged.prog.type("struct anon_vma").member("rb_root").bit_offset // 8
+    node = damaged.prog.read_u64(root)
+    left = damaged.prog.type("struct rb_node").member("rb_left").bit_offset // 8
+    for address, value in ((node + left, node), (root, 0), (root, 8), (root, 1 << 63), (root, anon_vma), (root, root)):
+        damaged.mend()
+        damaged.write_u64(address, value)
+        started = time.monotonic()
+        found = find_mappers(Context.of(damaged.prog), [pfn], reverse=True)
+        assert time.monotonic() - started < 20
+        assert places(found, numpy.arange(1)) == places(known, numpy.arange(1))
+        # The root taken for a node has the leftmost node where nodes have their right one.
+        assert found.tables > 0 or value == root
 
 
 def test_damaged_tables(damaged: Overlay) -> None:

@@ -71,12 +71,21 @@ EXHAUSTED = Scene("exhausted", memory_mib=1024)
 
 POISON = Scene("poison")
 
+# Boot memory of which one whole GiB can be set aside, and two that can become one page each, behind the kernel's own.
+# The kernel itself must not be in the middle of it, where chance might put it.
+GIGANTIC = Scene(
+    "gigantic",
+    memory_mib=2304,
+    hotplug_mib=3072,
+    arguments=("memhp_default_state=online_kernel", "nokaslr", "hugetlb_cma=0:1G"),
+)
+
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene("holders", modules=("nbd",), memory_mib=512)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
-SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON)
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
 """Those that the truth run asks the kernel about."""
 
 ALL_SCENES = (*SCENES, HOLDERS, CROWD)

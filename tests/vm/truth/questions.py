@@ -22,8 +22,8 @@ Answers = dict[int, Told]
 
 MOVE, MOVE_ALL = 2, 4
 # Seconds after which a call is taken not to return: many times what any takes that does. Offlining is asked for as long
-# as it still gets on.
-CALL_SECONDS, OFFLINE_SECONDS = 4, 2
+# as it still gets on, which a busy machine may hide for a while.
+CALL_SECONDS, OFFLINE_SECONDS, OFFLINE_LOOKS = 4, 2, 3
 SETTLE_SECONDS, STUCK_SECONDS = 20, 3
 # Of half a second and two CPUs. A driver at work takes one of them all.
 BUSY_HUNDREDTHS = 20
@@ -35,6 +35,10 @@ BALLAST_MIB = 16
 DEVICE = "/machine/peripheral/vmem"
 # Bits of /proc/kpageflags.
 COMPOUND = 1 << 15 | 1 << 16
+HUGE, HWPOISON = 1 << 17, 1 << 19
+GIGANTIC_POOL = "/sys/devices/system/node/node0/hugepages/hugepages-1048576kB/nr_hugepages"
+STUCK = "does not return"
+SOFT_OFFLINE = "/sys/devices/system/memory/soft_offline_page"
 
 
 def _asked(folio: Folio) -> Mark | None:
@@ -60,7 +64,7 @@ def move(dump: Dump, folios: Iterable[Folio], flags: int) -> Answers:
 
 def _moved(words: list[str]) -> Told | None:
     if len(words) == 1:
-        return Told(Answer(words[0]), "does not return")
+        return Told(Answer(words[0]), STUCK)
     result, error, status = (int(word) for word in words[:3])
     before, after = (int(word, 0) for word in words[3:])
     if not before:
@@ -76,10 +80,12 @@ def _moved(words: list[str]) -> Told | None:
     return Told(Answer.REFUSED, f"returns {result}", "migration")
 
 
-def _used(guest: Rewound, frames: range) -> set[int]:
+def _used(guest: Rewound, frames: range, but: int = 0) -> set[int]:
+    """Return those that are in use, other than by pages with any of some flags."""
     used: set[int] = set()
-    for _, first, pages, _ in guest.ask(f"used {frames.start} {frames.stop}"):
-        used.update(range(int(first, 0), int(first, 0) + int(pages)))
+    for _, first, pages, flags in guest.ask(f"used {frames.start} {frames.stop}"):
+        if not int(flags, 0) & but:
+            used.update(range(int(first, 0), int(first, 0) + int(pages)))
     return used
 
 
@@ -98,11 +104,12 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
         path = f"/sys/devices/system/memory/memory{block}/state"
         [[_, word]] = guest.ask(f"write {OFFLINE_SECONDS} {path} offline")
         if word == "running":
-            used = _used(guest, frames)
-            [[_, word]] = guest.ask(f"wait {OFFLINE_SECONDS}")
-            while word == "running" and len(now := _used(guest, frames)) < len(used):
-                used = now
+            used, idle = _used(guest, frames), 0
+            while word == "running" and idle < OFFLINE_LOOKS:
                 [[_, word]] = guest.ask(f"wait {OFFLINE_SECONDS}")
+                now = _used(guest, frames)
+                idle = idle + 1 if len(now) >= len(used) else 0
+                used = now
         if word == "running":
             used = _used(guest, frames)
             [[_, word]] = guest.ask("kill")
@@ -149,7 +156,7 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
         qmp("qom-set", path=DEVICE, property="requested-size", value=0)
         size = _settled(guest)
         used = _used(guest, frames)
-        stuck = bool(used) and _stuck(qmp, size)
+        stuck = bool(used) and _stuck(qmp, size, len(frames) << 12)
     left = Answer.BLOCKED if stuck else Answer.REFUSED
     return size, {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else left) for folio in inside}
 
@@ -202,18 +209,38 @@ def _settled(guest: Rewound) -> int:
     return size
 
 
-def _stuck(qmp: object, size: int) -> bool:
+def _stuck(qmp: object, size: int, most: int) -> bool:
     """Return whether the driver sleeps: then it does not give us the memory that it could give now either."""
     assert callable(qmp)
     whole = int(qmp("qom-get", path=DEVICE, property="requested-size"))
     assert whole == 0
-    qmp("qom-set", path=DEVICE, property="requested-size", value=(size + (128 << 20)) & -(128 << 20))
+    more = (size + (128 << 20)) & -(128 << 20)
+    if more > most:
+        return False  # it gave nothing back, and cannot be offered more
+    qmp("qom-set", path=DEVICE, property="requested-size", value=more)
     deadline = time.monotonic() + STUCK_SECONDS
     while time.monotonic() < deadline:
         if int(qmp("qom-get", path=DEVICE, property="size")) != size:
             return False
         time.sleep(0.05)
     return True
+
+
+def cma(dump: Dump, folios: list[Folio], area: range, alive: Iterable[str]) -> Answers:
+    """
+    Let hugetlb make one huge page of its CMA area.
+
+    :param alive: Only these scenarios are still there
+    """
+    inside = [folio for folio in folios if folio.pfn in area]
+    with Rewound(dump) as guest:
+        _keep(guest, alive)
+        [[_, word]] = guest.ask(f"write {SETTLE_SECONDS} {GIGANTIC_POOL} 1")
+        if word != "0":
+            raise AssertionError(f"{GIGANTIC_POOL}: {word}")
+        # Looked at while the page is there: what is given back is somebody's again at once.
+        used = _used(guest, area, but=HUGE)
+    return {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else Answer.REFUSED) for folio in inside}
 
 
 def split(dump: Dump, folios: list[Folio]) -> Answers:
@@ -250,3 +277,56 @@ def compact(dump: Dump, folios: list[Folio]) -> Answers:
     return {
         folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else Answer.NOT_REACHED, word) for folio in inside
     }
+
+
+def soft_offline(dump: Dump, folios: list[Folio]) -> Answers | None:
+    """
+    Write the address of one page of each folio to soft_offline_page: it is to be moved away, and never used again.
+
+    :return: None where the kernel does not handle broken memory
+    """
+    # Broken ones are there already, and what a driver took away was never the kernel's. For one of 1 GiB, it looks for
+    # another for longer than anybody waits.
+    pending = [
+        folio
+        for folio in folios
+        if not {"hwpoison", "offline"} & _kinds(folio) and len(folio.frames) <= PAGES_PER_BLOCK
+    ]
+    result: Answers = {}
+    while pending:
+        with Rewound(dump) as guest:
+            while pending:
+                folio = pending.pop(0)
+                told = _soft_offline(guest, folio.marks[0].pfn)
+                if told is None:
+                    return None
+                result[folio.pfn] = told
+                # It waits for ever with a lock held that all others need.
+                if told.word == STUCK:
+                    pending = [other for other in pending if set(other.scenarios).isdisjoint(folio.scenarios)]
+                    break
+    # Huge pages take each other's place.
+    for folio in folios:
+        told = result.get(folio.pfn)
+        if told and told.answer is Answer.REFUSED and folio.said["offline"]["verdict"] == "ok":
+            with Rewound(dump) as guest:
+                result[folio.pfn] = _soft_offline(guest, folio.marks[0].pfn) or told
+    return result
+
+
+def _kinds(folio: Folio) -> set[str]:
+    said = folio.said["offline"]
+    return {said["type"], *said["flags"]}
+
+
+def _soft_offline(guest: Rewound, pfn: int) -> Told | None:
+    [[_, word]] = guest.ask(f"write {CALL_SECONDS} {SOFT_OFFLINE} {pfn << 12:#x}")
+    if word == str(errno.ENOENT):
+        return None
+    if word == "running":
+        [[_, word]] = guest.ask("kill")
+        return Told(Answer(word), STUCK)
+    if word != "0":
+        return Told(Answer.REFUSED, f"-{errno.errorcode[int(word)]}")
+    used = [int(flags, 0) for *_, flags in guest.ask(f"used {pfn} {pfn + 1}")]
+    return Told(Answer.REFUSED, "still used") if used and not used[0] & HWPOISON else Told(Answer.MOVED)

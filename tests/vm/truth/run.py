@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from tests.vm.dumps import Dump
 
@@ -16,12 +17,14 @@ from .said import Folio, Record, Said
 
 # What virtio-mem asks for at a time, at the most (5.10: MAX_ORDER - 1).
 SUB_BLOCK_PAGES = 1024
+GIGANTIC_PAGES = 1 << 18
 
 
 @dataclass(frozen=True)
 class BlockRow:
     """What was said of a memory block, and what became of it."""
 
+    scene: str
     block: int
     path: str
     said: str
@@ -30,7 +33,9 @@ class BlockRow:
     @property
     def agrees(self) -> bool:
         """Whether they are the same: by now, or later, is for the kernel to choose."""
-        return self.said == self.answer or (self.said.startswith("later") and self.answer in ("yes", "no -EBUSY"))
+        if self.said.startswith("later"):
+            return self.answer in ("yes", "no -EBUSY")
+        return self.answer in self.said.split(", ")
 
 
 @dataclass
@@ -60,9 +65,42 @@ def ask(dump: Dump) -> Result:
     add("split", questions.split(dump, heard.folios))
     add("compaction-sync", questions.compact(dump, heard.folios))
     add("contig", _contig(dump, heard))
+    area = _cma_area(dump)
+    if area:
+        add("contig", _cma(dump, heard, area))
     answers, result.blocks = _offline(dump, heard)
     add("offline", answers)
+    heard.folios[:] = [_as_soft_offline(folio) for folio in heard.folios]
+    soft = questions.soft_offline(dump, heard.folios)
+    if soft is None:
+        result.missing.append("soft-offline")
+    else:
+        add("soft-offline", soft)
     return result
+
+
+def _as_soft_offline(folio: Folio) -> Folio:
+    """
+    Add what is to be expected of soft_offline_page(), which is no path of its own.
+
+    It splits what is large, unless that is a huge page, and moves one page as offlining does, but not for ever.
+    """
+    said = folio.said["offline"]
+    if folio.order and said["type"] != "hugetlb" and folio.said["split"]["verdict"] == "refused":
+        said = folio.said["split"]
+    elif said["reason"] == "cma-pageblock":
+        said = folio.said["contig"]  # it is the one page that is to go, not the area
+    elif said["verdict"] == "ok" and said["batches"]:
+        # Offlining empties them first.
+        said = {
+            **said,
+            "verdict": "refused",
+            "reason": "lru-batch",
+            "duration": "transient",
+            "check": "migrate_pages()",
+        }
+    lasting = "permanent" if said["duration"] == "endless" else said["duration"]
+    return replace(folio, said={**folio.said, "soft-offline": {**said, "duration": lasting}})
 
 
 def _refused(folio: Folio, path: str) -> bool:
@@ -78,12 +116,13 @@ class _Company:
     refused: bool
 
 
-def _companies(folios: Iterable[Folio], path: str) -> list[_Company]:
+def _companies(folios: Iterable[Folio], path: str, place: Callable[[Folio], int] | None = None) -> list[_Company]:
     """
     Return who may be alive at the same time.
 
-    All of which nothing is refused. Others only if no two have folios in one sub-block: the kernel gives up a sub-block
-    at the first folio that it cannot have. Huge pages stay together, as they take each other's place in the pool.
+    All of which nothing is refused. Others only if no two have folios in one place, by default a sub-block: the kernel
+    gives it up at the first folio that it cannot have. Huge pages stay together, as they take each other's place in
+    the pool.
     """
     by_scenario: dict[str, list[Folio]] = {}
     for folio in folios:
@@ -93,7 +132,9 @@ def _companies(folios: Iterable[Folio], path: str) -> list[_Company]:
     free = {name for name, mine in by_scenario.items() if not any(_refused(f, path) for f in mine)} - {"hugetlb"}
     groups: list[tuple[set[str], set[int]]] = []
     for name in sorted(set(by_scenario) - free - {"hugetlb"}):
-        places = {frame // SUB_BLOCK_PAGES for folio in by_scenario[name] for frame in folio.frames}
+        places = {
+            place(folio) if place else frame // SUB_BLOCK_PAGES for folio in by_scenario[name] for frame in folio.frames
+        }
         for names, taken in groups:
             if taken.isdisjoint(places):
                 names.add(name)
@@ -125,6 +166,23 @@ def _contig(dump: Dump, heard: Said) -> Answers:
     return result
 
 
+def _cma_area(dump: Dump) -> range | None:
+    """Return the page frames of hugetlb's CMA area, all of which make one huge page; None if this kernel has none."""
+    frame = next((mark.pfn for mark in dump.marks if mark.scenario.startswith("cma_")), None)
+    return None if frame is None else range(frame & -GIGANTIC_PAGES, (frame & -GIGANTIC_PAGES) + GIGANTIC_PAGES)
+
+
+def _cma(dump: Dump, heard: Said, area: range) -> Answers:
+    """Ask CMA for all of its area, with some scenarios alive at a time: it gives up at the first folio."""
+    inside = [folio for folio in heard.folios if folio.pfn in area]
+    result: Answers = {}
+    for company in _companies(inside, "contig", _anywhere):
+        mine = _among(inside, company.scenarios)
+        answers = _reached("contig", mine, questions.cma(dump, mine, area, company.scenarios), _anywhere)
+        result.update(answers)
+    return result
+
+
 def _anywhere(folio: Folio) -> int:
     return 0
 
@@ -145,23 +203,24 @@ def _reached(path: str, folios: list[Folio], answers: Answers, place: Callable[[
 
 
 def _verdict(said: Record) -> str:
-    """Return the verdict on a block, with the errno where it is no."""
+    """Return the verdict on a block, with the errno where it is no, or may be no at first."""
     answer = (said["answer"] or "").partition(":")[0]
-    return f"no {answer}" if said["verdict"] == "no" else str(said["verdict"])
+    if said["verdict"] == "no":
+        return f"no {answer}"
+    first = answer.removesuffix(" at first")
+    return f"{said['verdict']}, no {first}" if first != answer else str(said["verdict"])
 
 
 def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
-    """Offline each block of the hot-plugged node by itself; once more for what was not reached."""
-    inside = [folio for folio in heard.folios if folio.pfn in dump.hotplug_pfns]
+    """Offline each block that is hot-plugged or has marked folios, by itself; once more for what was not reached."""
     verdicts = {record["block"]: _verdict(record["paths"]["offline"]) for record in heard.blocks}
     result: Answers = {}
     blocks: list[BlockRow] = []
-    for block in range(
-        dump.hotplug_pfns.start // questions.PAGES_PER_BLOCK, dump.hotplug_pfns.stop // questions.PAGES_PER_BLOCK
-    ):
+    frames = chain(dump.hotplug_pfns[:: questions.PAGES_PER_BLOCK], (folio.pfn for folio in heard.folios))
+    for block in sorted({pfn // questions.PAGES_PER_BLOCK for pfn in frames} & set(verdicts)):
         became, answers = questions.offline(dump, heard.folios, block)
-        mine = [folio for folio in inside if folio.pfn in answers]
-        blocks.append(BlockRow(block, "offline", verdicts[block], became))
+        mine = [folio for folio in heard.folios if folio.pfn in answers]
+        blocks.append(BlockRow(dump.scene.name, block, "offline", verdicts[block], became))
         reached = _reached("offline", mine, answers, _anywhere)
         result.update(reached)
         unanswered = [folio for folio in mine if reached[folio.pfn].answer is Answer.NOT_REACHED]

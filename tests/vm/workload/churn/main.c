@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Another pid 1: some pages held for ever, many for a moment, and processes that never rest.
+#include "churn.h"
+
+#include <signal.h>
+#include <sys/prctl.h>
+
+static uint64_t state = 1;
+
+unsigned long roll(unsigned long limit)
+{
+	// splitmix64
+	uint64_t z = state += 0x9e3779b97f4a7c15;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	return (z ^ z >> 31) % limit;
+}
+
+void must(int ok, const char *what)
+{
+	if (ok)
+		return;
+	dprintf(1, "FAIL a process of the churn: %s: %m\n", what);
+	_exit(1);
+}
+
+int begin(void (*run)(int number), int number)
+{
+	uint64_t seed = roll(~0UL);
+	int pid = fork();
+	if (pid)
+		return pid;
+	prctl(PR_SET_NAME, "churn");
+	state = seed;
+	bind_to_movable_node();
+	run(number);
+	_exit(0);
+}
+
+int main(void)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	make_table();
+	mount_all();
+	load_modules();
+	open_agent();
+	hold_gates_still();
+	wait_for_movable_node();
+	attach_disks();
+	// Processes that end are nobody's concern.
+	signal(SIGCHLD, SIG_IGN);
+	hold_for_ever();
+	hold_for_moments();
+	if (getenv("churn_changes"))
+		change_for_ever();
+	printf("READY\n");
+	agent();
+}
