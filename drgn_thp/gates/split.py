@@ -23,7 +23,8 @@ def _large(predicate: Callable[[Folios], Column]) -> Callable[[Folios], Column]:
 
 
 def _kernel_memory(f: Folios) -> Column:
-    return (f.order > 0) & ~is_user(f) & ~PageHuge(f) & (f.refcount > 0)
+    # Since v6.15, pages of slabs have no references.
+    return (f.order > 0) & ~is_user(f) & ~PageHuge(f) & ((f.refcount > 0) | states.slab(f))
 
 
 def _without_mapping(f: Folios) -> Column:

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""AIO: the rings in which a process is told of requests that are done. They can be moved, and yet are held."""
+"""
+AIO: the rings of io_setup(2).
+
+They are in a page cache, and the context has a reference besides, which aio_migrate_folio() expects: such a page is
+moved all the same.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,16 @@ from collections.abc import Iterator
 from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
 
-MM, TABLE, CONTEXT = "struct mm_struct", "struct kioctx_table", "struct kioctx"
+CONTEXT, TABLE = "struct kioctx", "struct kioctx_table"
 MAX_CONTEXTS = 1 << 20
-MAX_PAGES = 1 << 16
+MAX_RING = 1 << 16
 
 
 def contexts(ground: Ground) -> Iterator[tuple[int, int]]:
-    """Yield mm and ``struct kioctx`` of each context of AIO."""
+    """Yield each ``struct mm_struct`` with each of its ``struct kioctx``."""
     for mm in sorted(ground.files.processes["mm"]):
-        with ground.part(f"AIO of mm {mm:#x}"):
-            table = ground.pointer(MM, mm, "ioctx_table")
+        with ground.part(f"AIO contexts of mm {mm:#x}"):
+            table = ground.pointer("struct mm_struct", mm, "ioctx_table") if ground.has(TABLE) else 0
             if not table:
                 continue
             count = ground.uint(TABLE, table, "nr")
@@ -29,25 +34,24 @@ def contexts(ground: Ground) -> Iterator[tuple[int, int]]:
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
-    """Yield the pages of each ring."""
-    # Folios by v6.12, pages in v6.1.
-    member = "ring_folios" if ground.has(CONTEXT, "ring_folios") else "ring_pages"
+    """Yield the pages of each context's ring."""
+    # Folios in v6.12, pages in v6.1.
+    ring = next(name for name in ("ring_folios", "ring_pages") if ground.has(CONTEXT, name))
     for mm, context in contexts(ground):
-        with ground.part(f"kioctx {context:#x}"):
-            count = ground.uint(CONTEXT, context, "nr_pages")
-            if count > MAX_PAGES:
-                raise Damaged(f"{count} pages")
-            pages = ground.words(ground.pointer(CONTEXT, context, member), count)
-            yield Claim(Owner("ring of AIO", mm=mm), ground.pfns(pages), gets=1)
+        with ground.part(f"AIO context {context:#x}"):
+            pages = ground.uint(CONTEXT, context, "nr_pages")
+            if pages > MAX_RING:
+                raise Damaged(f"a ring of {pages} pages")
+            held = ground.words(ground.pointer(CONTEXT, context, ring), pages)
+            yield Claim(Owner("ring", mm=mm), ground.pfns(held), gets=1)
 
 
 WALKERS = (
     Walker(
         kind="aio",
-        summary="a page of the ring in which AIO tells what is done; it can be moved all the same",
-        frees="io_destroy(2), or the end of the process",
+        summary="a page of a ring of io_setup(2)",
+        frees="nothing needs to: it can be moved; io_destroy(2), or the end of the process",
         walk=walk,
-        types=(TABLE, CONTEXT),
-        symbols=("aio_complete_rw",),
+        types=(CONTEXT, TABLE),
     ),
 )

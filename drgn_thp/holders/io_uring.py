@@ -9,14 +9,14 @@ from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
 
 CONTEXT, BUFFER, REGION = "struct io_ring_ctx", "struct io_mapped_ubuf", "struct io_mapped_region"
+LIST = "struct io_buffer_list"
 MAX_BUFFERS = 1 << 16  # IORING_MAX_REG_BUFFERS is 1 << 14
 MAX_BVECS = 1 << 22
 _KERNEL_BUFFER = 1  # IO_REGBUF_F_KBUF: pages of a request, not pinned by io_uring
-LIST = "struct io_buffer_list"
-_LISTS = 64  # BGID_ARRAY
-_MMAPPED = 2  # IOBL_MMAP
-_NO_MMAP = 1 << 14  # IORING_SETUP_NO_MMAP
 _USER_PROVIDED = 2  # IO_REGION_F_USER_PROVIDED
+_SETUP_NO_MMAP = 1 << 14  # IORING_SETUP_NO_MMAP
+_MMAP = 2  # IOBL_MMAP: the kernel's own pages
+_ARRAY = 64  # BGID_ARRAY
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
@@ -28,7 +28,6 @@ def walk(ground: Ground) -> Iterator[Claim]:
             for index, buffer in _buffers(ground, ring):
                 shared.setdefault(buffer, []).append((index, file))
             yield from _regions(ground, ring, file)
-            yield from _own_rings(ground, ring, file)
             yield from _provided(ground, ring, file)
     for buffer, places in shared.items():
         with ground.part(f"buffer {buffer:#x}"):
@@ -57,71 +56,54 @@ def _buffers(ground: Ground, ring: int) -> Iterator[tuple[int, int]]:
 
 
 def _regions(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
-    """Yield the rings' own memory where the process provided it: pinned pages. Regions are newer than v6.12."""
+    """Yield the rings' own memory where the process provided it: pinned pages."""
     for member, what in (("ring_region", "rings"), ("sq_region", "submission queue"), ("param_region", "parameters")):
-        if not ground.has(CONTEXT, f"{member}.flags"):
-            continue
-        if ground.uint(CONTEXT, ring, f"{member}.flags") & _USER_PROVIDED:
-            count = ground.uint(CONTEXT, ring, f"{member}.nr_pages")
-            yield _pages(ground, ground.pointer(CONTEXT, ring, f"{member}.pages"), count, what, file)
+        if ground.has(CONTEXT, f"{member}.flags"):
+            yield from _region(ground, ring + ground.offset(CONTEXT, member), Owner(what, file=file))
+    # v6.12 and older have arrays, which v6.1 and older leave empty: all pages are the kernel's there.
+    if ground.has(CONTEXT, "ring_pages") and ground.uint(CONTEXT, ring, "flags") & _SETUP_NO_MMAP:
+        for array, number, what in (
+            ("ring_pages", "n_ring_pages", "rings"),
+            ("sqe_pages", "n_sqe_pages", "submission queue"),
+        ):
+            count = ground.uint(CONTEXT, ring, number)
+            pages = ground.words(ground.pointer(CONTEXT, ring, array), count) if count else []
+            yield Claim(Owner(what, file=file), ground.pfns(pages), pins=1)
 
 
-def _pages(ground: Ground, address: int, count: int, what: str, file: int) -> Claim:
-    """Return the claim on an array of pinned pages."""
-    if count > MAX_BVECS:
-        raise Damaged(f"{count} pages for {what}")
-    return Claim(Owner(what, file=file), ground.pfns(ground.words(address, count)), pins=1)
-
-
-def _own_rings(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
-    """
-    Yield the rings where they are in memory of the process, before there were regions.
-
-    03d89a2de25b ("io_uring: support for user allocated memory for rings/sqes") (in v6.5, and in stable kernels)
-    """
-    if not ground.has(CONTEXT, "n_ring_pages") or not ground.uint(CONTEXT, ring, "flags") & _NO_MMAP:
-        return
-    for number, pages, what in (
-        ("n_ring_pages", "ring_pages", "rings"),
-        ("n_sqe_pages", "sqe_pages", "submission queue"),
-    ):
-        count = ground.uint(CONTEXT, ring, number)
-        if count:
-            yield _pages(ground, ground.pointer(CONTEXT, ring, pages), count, what, file)
+def _region(ground: Ground, region: int, owner: Owner) -> Iterator[Claim]:
+    if ground.uint(REGION, region, "flags") & _USER_PROVIDED:
+        count = ground.uint(REGION, region, "nr_pages")
+        if count > MAX_BVECS:
+            raise Damaged(f"{count} pages for {owner.what}")
+        yield Claim(owner, ground.pfns(ground.words(ground.pointer(REGION, region, "pages"), count)), pins=1)
 
 
 def _provided(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
-    """
-    Yield the rings of provided buffers that are in memory of the process.
-
-    c7fb19428d67 ("io_uring: add support for ring mapped supplied buffers") (in v5.19)
-    """
-    if not ground.has(LIST):
+    """Yield rings of provided buffers that the process provided: pinned pages. They are newer than v5.10."""
+    if not ground.has(LIST) or not ground.has(CONTEXT, "io_bl_xa"):
         return
-    lists = []
-    if ground.has(CONTEXT, "io_bl"):  # the first 64 of them, until v6.9
+    lists = [address for _, address in ground.xarray(ring + ground.offset(CONTEXT, "io_bl_xa"))]
+    # The first of them were in an array apart, up to v6.6.
+    if ground.has(CONTEXT, "io_bl"):
         array = ground.pointer(CONTEXT, ring, "io_bl")
-        lists += [array + i * ground.size(LIST) for i in range(_LISTS)] if array else []
-    if ground.has(CONTEXT, "io_bl_xa"):
-        lists += [entry for _, entry in ground.xarray(ring + ground.offset(CONTEXT, "io_bl_xa"))]
-    for entry in lists:
-        with ground.part(f"buffers {entry:#x}"):
-            group = f"ring of buffers {ground.uint(LIST, entry, 'bgid')}"
+        lists += [array + i * ground.size(LIST) for i in range(_ARRAY if array else 0)]
+    for address in lists:
+        with ground.part(f"list of buffers {address:#x}"):
+            owner = Owner(f"ring of buffers {ground.uint(LIST, address, 'bgid')}", file=file)
             if ground.has(LIST, "region"):
-                if ground.uint(LIST, entry, "region.flags") & _USER_PROVIDED:
-                    count = ground.uint(LIST, entry, "region.nr_pages")
-                    yield _pages(ground, ground.pointer(LIST, entry, "region.pages"), count, group, file)
-            elif not _is_kernels(ground, entry):
-                count = ground.uint(LIST, entry, "buf_nr_pages")
-                if count:  # else what is in its place is a list of buffers
-                    yield _pages(ground, ground.pointer(LIST, entry, "buf_pages"), count, group, file)
-
-
-def _is_kernels(ground: Ground, entry: int) -> bool:
-    """Return whether the kernel has allocated a ring of buffers: since v6.4."""
-    if ground.has(LIST, "is_mmap"):
-        return bool(ground.uint(LIST, entry, "is_mmap"))
-    return ground.has(LIST, "flags") and bool(ground.uint(LIST, entry, "flags") & _MMAPPED)
+                yield from _region(ground, address + ground.offset(LIST, "region"), owner)
+                continue
+            count = ground.uint(LIST, address, "buf_nr_pages")
+            # Before there are flags, v6.4 to v6.7 say so in a member of its own, and older ones have no others.
+            by_kernel = (
+                ground.uint(LIST, address, "flags") & _MMAP
+                if ground.has(LIST, "flags")
+                else ground.has(LIST, "is_mmap") and ground.uint(LIST, address, "is_mmap")
+            )
+            if count and not by_kernel:
+                pages = ground.words(ground.pointer(LIST, address, "buf_pages"), count)
+                yield Claim(owner, ground.pfns(pages), pins=1)
 
 
 WALKERS = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""AF_XDP: memory of a process that packets are received into and sent from (UMEM)."""
+"""AF_XDP: memory of a process that packets are received into and sent from."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from collections.abc import Iterator
 
 from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
+from .socks import AF_XDP, of_files
 
-SOCKET, XDP, UMEM = "struct socket", "struct xdp_sock", "struct xdp_umem"
-AF_XDP = 44
-MAX_PAGES = 1 << 23
+UMEM = "struct xdp_umem"
+MAX_PAGES = 1 << 23  # 32 GiB
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
-    """Yield the pages of each UMEM, which are pinned once, however many sockets share it."""
+    """Yield the pages of each UMEM, which several sockets may share: each page is pinned once."""
     shared: dict[int, list[int]] = {}
-    for file, socket in ground.files.having([ground.symbol("socket_file_ops")]):
-        with ground.part(f"socket {socket:#x}"):
-            sock = ground.pointer(SOCKET, socket, "sk")
-            if sock and ground.uint("struct sock", sock, "__sk_common.skc_family") == AF_XDP:
-                umem = ground.pointer(XDP, sock, "umem")
-                if umem:
-                    shared.setdefault(umem, []).append(file)
+    for sock in of_files(ground, AF_XDP):
+        with ground.part(f"socket {sock.address:#x}"):
+            umem = ground.pointer("struct xdp_sock", sock.address, "umem")
+            if umem:
+                shared.setdefault(umem, []).append(sock.file)
     for umem, files in shared.items():
         with ground.part(f"UMEM {umem:#x}"):
             count = ground.uint(UMEM, umem, "npgs")
@@ -35,10 +33,10 @@ def walk(ground: Ground) -> Iterator[Claim]:
 WALKERS = (
     Walker(
         kind="xdp",
-        summary="a page of the memory that an AF_XDP socket has for its packets",
-        frees="close all sockets that share the UMEM",
+        summary="a page of the memory (UMEM) of AF_XDP sockets",
+        frees="close all AF_XDP sockets that share the memory",
         walk=walk,
-        types=(XDP, UMEM),
+        types=(UMEM, "struct xdp_sock"),
         symbols=("socket_file_ops",),
     ),
 )

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""File systems that are small enough to be written by hand."""
+"""File systems that are small enough to be written by hand, and some that their own tools make."""
 
 from __future__ import annotations
 
 import struct
+import subprocess
+import tempfile
+from pathlib import Path
 
 PAGE_SIZE = 4096
 
@@ -31,3 +34,22 @@ def vfat() -> bytes:
     )
     fat = b"\xf8\xff\xff"
     return (boot.ljust(512, b"\0") + fat).ljust(sectors * 512, b"\0")
+
+
+def ext4_16k() -> bytes:
+    """Return an empty ext4 of 8 MiB, in blocks of four pages."""
+    return _made_by("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-b", "16384", mib=8)
+
+
+def btrfs() -> bytes:
+    """Return an empty btrfs, which cannot be much smaller than this."""
+    return _made_by("mkfs.btrfs", "-q", "--mixed", "-m", "single", "-d", "single", "-n", "4096", "-s", "4096", mib=24)
+
+
+def _made_by(*command: str, mib: int) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        image = Path(scratch) / "image"
+        with image.open("wb") as file:
+            file.truncate(mib << 20)
+        subprocess.run([*command, str(image)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return image.read_bytes()

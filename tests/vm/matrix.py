@@ -49,6 +49,8 @@ NO_POISON = frozenset(
 
 # Of io_uring: buffers cloned from ring to ring since 6.12, rings in memory of the process since 6.5.
 NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
+# ext4 with blocks larger than pages, since 6.19.
+NO_MIN_ORDER = frozenset({"ext4_min_order"})
 # Built without.
 NO_CMA = frozenset({"cma_ballast", "cma_base", "cma_forked", "cma_mlocked", "cma_held", "cma_thp", "cma_thp_held"}) | {
     "cma_tmpfs",
@@ -60,14 +62,20 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "5.10",
         ("bullseye",),
-        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | NO_CMA | {"secretmem", "udmabuf", "uring_provided"},
+        lacks=NO_MTHP
+        | NO_POISON
+        | FUSE_COPIES
+        | NO_CLONES
+        | NO_CMA
+        | NO_MIN_ORDER
+        | {"secretmem", "udmabuf", "uring_provided"},
     ),
     Kernel(
         "6.1",
         ("bookworm", "bookworm-updates", "bookworm-security"),
-        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | NO_CMA | {"hugetlb_fixed", "udmabuf"},
+        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | NO_CMA | NO_MIN_ORDER | {"hugetlb_fixed", "udmabuf"},
     ),
-    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_CMA),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_CMA | NO_MIN_ORDER),
     Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),
 )
 

@@ -49,9 +49,14 @@ HUGE = Scene("huge")
 
 FILES = Scene(
     "files",
-    modules=("fuse", "romfs", "nls_cp437", "nls_ascii", "vfat", "lzo_rle", "zram", "virtio_balloon"),
+    modules=("fuse", "romfs", "nls_cp437", "nls_ascii", "vfat", "lzo_rle", "zram", "virtio_balloon", "btrfs"),
     devices=("-device", "virtio-balloon-pci,id=balloon"),
-    files={"romfs.img": images.romfs, "vfat.img": images.vfat},
+    files={
+        "romfs.img": images.romfs,
+        "vfat.img": images.vfat,
+        "ext4-16k.img": images.ext4_16k,
+        "btrfs.img": images.btrfs,
+    },
     # What the guest is to be left with: 4 MiB less than its boot memory.
     before_ready=(("balloon", {"value": 444 << 20}),),
     plugged_mib=496,

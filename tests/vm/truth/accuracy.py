@@ -68,6 +68,9 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
                 seen["observed"] += 1
                 seen["refused"] += one.outcome is Outcome.AGREES
                 seen["confirmed"] += one.confirmed
+    for kernel in load:
+        for name, counts in kernel.get("reasons", {}).items():
+            reasons[name][kernel["kernel"]].update(counts)
     return {
         "kernels": kernels,
         "seconds": round(seconds),
@@ -78,7 +81,7 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
             "agree": sum(block.agrees for result in results for block in result.blocks),
             "disagree": sum(not block.agrees for result in results for block in result.blocks),
         },
-        "load": load,
+        "load": [{name: value for name, value in one.items() if name != "reasons"} for one in load],
     }
 
 
@@ -208,7 +211,8 @@ def _load(load: list[dict[str, Any]]) -> Iterator[str]:
     yield "come true is looked at once more, a moment later. *Let go between two looks*: the verdict was then another"
     yield "one, and came true."
     yield ""
-    yield from _table(list(load[0]), (one.values() for one in load))
+    names = [name for name in load[0] if name != "reasons"]
+    yield from _table(names, ([one[name] for name in names] for one in load))
 
 
 def _scenarios(results: list[Result]) -> Iterator[str]:

@@ -178,7 +178,18 @@ class LoadResult:
         ]
         return "\n".join(lines + [f"    {json.dumps(record)}" for record in self.wrong[:20]])
 
-    def row(self) -> dict[str, str | int]:
+    def reasons(self) -> dict[str, dict[str, int]]:
+        """Return how many folios were said to be refused for what, and how many of these stayed."""
+        seen: dict[str, dict[str, int]] = {}
+        for name, stayed in self.refused.items():
+            seen[name] = {"observed": stayed, "refused": stayed}
+        for name, fates in self.passing.items():
+            counts = seen.setdefault(name, {"observed": 0, "refused": 0})
+            counts["observed"] += fates.total()
+            counts["refused"] += fates.total() - fates["went"]
+        return seen
+
+    def row(self) -> dict[str, Any]:
         """Return what docs/accuracy.md says of it."""
         passing = sum(self.passing.values(), Counter())
         return {
@@ -194,6 +205,7 @@ class LoadResult:
             "blocks": self.blocks.total(),
             "wrong blocks": len(self.wrong_blocks),
             "seconds": round(self.seconds),
+            "reasons": self.reasons(),
         }
 
     def to_json(self) -> dict[str, Any]:

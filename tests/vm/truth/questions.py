@@ -119,8 +119,8 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
             used, left = _used(guest, frames), Told(Answer.REFUSED, "left behind")
             word = "yes"
         else:
-            # It gave up before it looked at any folio.
-            return f"no -{errno.errorcode[int(word)]}", {}
+            error = f"-{errno.errorcode[int(word)]}"
+            return f"no {error}", {folio.pfn: _given_up(folio, error) for folio in inside}
         log = guest.guest.serial()
     stages = _stages(log)
     result: Answers = {}
@@ -130,6 +130,14 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
         else:
             result[folio.pfn] = Told(left.answer, left.word, stages.get(folio.pfn, ""))
     return word, result
+
+
+def _given_up(folio: Folio, error: str) -> Told:
+    """Return what a folio was told when offlining gave up: some are looked for before it begins, others at its end."""
+    check = folio.said["offline"]["check"] or ""
+    if error == "-EBUSY" and check.startswith(("has_unmovable_pages", "dissolve_free_hugetlb_folios")):
+        return Told(Answer.REFUSED, error)
+    return Told(Answer.NOT_REACHED, error)
 
 
 def _stages(log: str) -> dict[int, str]:
@@ -196,8 +204,10 @@ def _settled(guest: Rewound) -> int:
     """Wait until the driver has given up, and return how much is still plugged."""
     deadline = time.monotonic() + SETTLE_SECONDS
     idle, size = 0, -1
-    # Its next try would be after 50 s. Where it is stuck at full speed, it never rests.
-    while idle < 2 and time.monotonic() < deadline:
+    whole = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
+    # Its next try would be after 50 s. Where it is stuck at full speed, it never rests. On a busy machine, it may take
+    # its time to begin.
+    while idle < (2 if size < whole else 8) and time.monotonic() < deadline:
         [[_, busy]] = guest.ask("busy")
         now = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
         if now == 0:

@@ -14,6 +14,8 @@
 #define KPF_HWPOISON (1ULL << 19)
 #define KPF_KSM (1ULL << 21)
 #define KPF_ZERO_PAGE (1ULL << 24)
+#define KPF_PGTABLE (1ULL << 26)
+#define KPF_RESERVED (1ULL << 32)
 
 // Fails unless the page has all flags of the one set and none of the other.
 void expect(uint64_t pfn, uint64_t set, uint64_t clear, const char *what);

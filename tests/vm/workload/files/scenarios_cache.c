@@ -99,6 +99,80 @@ static void fuse_dirty(void)
 	mark_dirty(region, 2);
 }
 
+// A folio has to have whole blocks of its file system.
+static void ext4_min_order(void)
+{
+	static char block[4 * PAGE];
+	attach_loop(4, "/ext4-16k.img");
+	mkdir("/ext4-16k", 0755);
+	if (mount("/dev/loop4", "/ext4-16k", "ext4", 0, NULL))
+		lacks("no blocks that are larger than a page");
+	int fd = open("/ext4-16k/file", O_RDWR | O_CREAT, 0600);
+	check(fd >= 0, "/ext4-16k/file");
+	fill(block, sizeof(block));
+	check(write(fd, block, sizeof(block)) == (ssize_t)sizeof(block) && fsync(fd) == 0, "write");
+	char *region = map_file("/ext4-16k/file", O_RDONLY, 0, 4);
+	uint64_t head = pfn_of(region);
+	check(kpageflags(head) & KPF_COMPOUND_HEAD, "a block is not a folio");
+	mark_folio("file", region, head, 4, 0, "");
+}
+
+static int open_btrfs(const char *name)
+{
+	char path[96];
+	snprintf(path, sizeof(path), "/btrfs/%s", name);
+	int fd = open(path, O_RDWR | O_CREAT, 0600);
+	check(fd >= 0, path);
+	return fd;
+}
+
+static void btrfs_clean(void)
+{
+	static char data[2 * PAGE];
+	attach_loop(5, "/btrfs.img");
+	mkdir("/btrfs", 0755);
+	// Nothing is to be written but what is asked for.
+	check(mount("/dev/loop5", "/btrfs", "btrfs", 0, "commit=100000") == 0, "/btrfs");
+	int fd = open_btrfs("clean");
+	fill(data, sizeof(data));
+	check(write(fd, data, sizeof(data)) == (ssize_t)sizeof(data), "write");
+	sync();
+	mark_clean(map_file("/btrfs/clean", O_RDONLY, 0, 2), 2);
+}
+
+static void btrfs_dirty(void)
+{
+	static char data[2 * PAGE];
+	// As let_be_dirty(), by another name.
+	check(write_file("/sys/class/bdi/btrfs-1/max_ratio", "100") == 0, "the share of btrfs");
+	check(write_file("/sys/class/bdi/btrfs-1/min_ratio", "30") == 0, "the share of btrfs");
+	int fd = open_btrfs("dirty");
+	fill(data, sizeof(data));
+	check(write(fd, data, sizeof(data)) == (ssize_t)sizeof(data), "write");
+	mark_dirty(map_file("/btrfs/dirty", O_RDWR, 0, 2), 2);
+}
+
+// A leaf of its tree, found by the name of a file that is new in it.
+static void btrfs_tree(void)
+{
+	char name[65];
+	snprintf(name, sizeof(name), "%-32s", "leaf of btrfs");
+	snprintf(name + 32, sizeof(name) - 32, "%32s", "of drgn_thp's lab");
+	close(open_btrfs(name));
+	memset(name, 0, sizeof(name));
+	mark_pfn("file", 0, 0, 0, "sig=leaf of btrfs");
+}
+
+static void mlocked_kept(void)
+{
+	check(write_file("/proc/sys/vm/compact_unevictable_allowed", "0") == 0, "compact_unevictable_allowed");
+	char *region = base_pages(2);
+	check(mlock(region, 2 * PAGE) == 0, "mlock");
+	drain();
+	mark("anon", region, 0, 0, "");
+	mark("anon", region, 1, 0, "");
+}
+
 const struct scenario scenarios_cache[] = {
 	{"bdev_busy", bdev_busy},
 	{"bdev_idle", bdev_idle},
@@ -106,5 +180,10 @@ const struct scenario scenarios_cache[] = {
 	{"vfat_dirty", vfat_dirty},
 	{"fuse_clean", fuse_clean},
 	{"fuse_dirty", fuse_dirty},
+	{"ext4_min_order", ext4_min_order},
+	{"btrfs_clean", btrfs_clean},
+	{"btrfs_dirty", btrfs_dirty},
+	{"btrfs_tree", btrfs_tree},
+	{"mlocked_kept", mlocked_kept},
 	{0},
 };

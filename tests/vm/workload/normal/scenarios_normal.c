@@ -8,6 +8,7 @@
 // Behind the first 4 GiB, where the emulator puts memory that is hot-plugged.
 #define FIRST_NORMAL 0x100000UL
 #define NEIGHBOURS 64
+#define NODE_PAGES 0x20000UL
 
 static int is_normal(void)
 {
@@ -182,6 +183,44 @@ static void crowded(void)
 	}
 }
 
+// The first page behind a frame that has a flag, and is not among others.
+static uint64_t flagged(uint64_t first, uint64_t last, uint64_t flag, const char *others)
+{
+	static uint64_t flags[4096];
+	uint64_t found = 0;
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	for (uint64_t at = first; !found && at < last && pread(fd, flags, sizeof(flags), at * 8) > 0; at += 4096)
+		for (size_t i = 0; !found && i < ARRAY_SIZE(flags) && at + i < last; i++)
+			if ((flags[i] & (flag | KPF_NOPAGE | KPF_COMPOUND_TAIL)) == flag && !(others && others[at + i - first]))
+				found = at + i;
+	close(fd);
+	return found;
+}
+
+static void mark_flagged(uint64_t first, uint64_t last, uint64_t flag, const char *others, const char *note)
+{
+	uint64_t pfn = flagged(first, last, flag, others);
+	check(pfn != 0, note);
+	mark_pfn("kernel", pfn, 0, 0, note);
+}
+
+static void kernels_own(void)
+{
+	static char others[NODE_PAGES];
+	settle();
+	const uint64_t first = FIRST_NORMAL, last = FIRST_NORMAL + NODE_PAGES;
+	for (uint64_t at = first; (at = flagged(at, last, KPF_PGTABLE, NULL)); at++)
+		others[at - first] = 1;
+	char *region = aligned_region(NEIGHBOURS * THP, THP);
+	check(madvise(region, NEIGHBOURS * THP, MADV_NOHUGEPAGE) == 0, "madvise(MADV_NOHUGEPAGE)");
+	for (int i = 0; i < NEIGHBOURS; i++)
+		region[i * THP] = 1;
+	mark_flagged(first, last, KPF_PGTABLE, others, "page table");
+	mark_flagged(first, last, KPF_SLAB, NULL, "slab");
+	// In the second memory block: the first has more than one zone.
+	mark_flagged(0x8000, 0x40000, KPF_RESERVED, NULL, "reserved");
+}
+
 const struct scenario scenarios_normal[] = {
 	{"base_dma32", base},
 	{"base_normal", base},
@@ -205,5 +244,6 @@ const struct scenario scenarios_normal[] = {
 	{"piped_normal", piped},
 	{"crowded_dma32", crowded},
 	{"crowded_normal", crowded},
+	{"kernels_own_normal", kernels_own},
 	{0},
 };
