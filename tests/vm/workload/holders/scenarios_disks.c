@@ -23,7 +23,7 @@ static void dio_uring(void)
 	char *page = base_pages(1);
 	struct ring ring = open_ring(0, NULL, NULL);
 	submit_read(&ring, disk, page);
-	holds("direct-io", page, ring.fd, -1, -1);
+	holds("direct-io", page, -1, -1, -1);
 	mark("anon", page, 0, 1, "io_uring");
 }
 
@@ -92,7 +92,7 @@ static void dio_ext4_uring(void)
 	char *page = base_pages(1);
 	struct ring ring = open_ring(0, NULL, NULL);
 	submit_read(&ring, fd, page);
-	holds("direct-io", page, ring.fd, -1, -1);
+	holds("direct-io", page, -1, -1, -1);
 	mark("anon", page, 0, 1, "io_uring");
 }
 
