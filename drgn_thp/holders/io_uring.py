@@ -9,10 +9,14 @@ from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
 
 CONTEXT, BUFFER, REGION = "struct io_ring_ctx", "struct io_mapped_ubuf", "struct io_mapped_region"
+LIST = "struct io_buffer_list"
 MAX_BUFFERS = 1 << 16  # IORING_MAX_REG_BUFFERS is 1 << 14
 MAX_BVECS = 1 << 22
 _KERNEL_BUFFER = 1  # IO_REGBUF_F_KBUF: pages of a request, not pinned by io_uring
 _USER_PROVIDED = 2  # IO_REGION_F_USER_PROVIDED
+_SETUP_NO_MMAP = 1 << 14  # IORING_SETUP_NO_MMAP
+_MMAP = 2  # IOBL_MMAP: the kernel's own pages
+_ARRAY = 64  # BGID_ARRAY
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
@@ -24,6 +28,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
             for index, buffer in _buffers(ground, ring):
                 shared.setdefault(buffer, []).append((index, file))
             yield from _regions(ground, ring, file)
+            yield from _provided(ground, ring, file)
     for buffer, places in shared.items():
         with ground.part(f"buffer {buffer:#x}"):
             if ground.has(BUFFER, "flags") and ground.uint(BUFFER, buffer, "flags") & _KERNEL_BUFFER:
@@ -51,16 +56,54 @@ def _buffers(ground: Ground, ring: int) -> Iterator[tuple[int, int]]:
 
 
 def _regions(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
-    """Yield the rings' own memory where the process provided it: pinned pages. Regions are newer than v6.12."""
+    """Yield the rings' own memory where the process provided it: pinned pages."""
     for member, what in (("ring_region", "rings"), ("sq_region", "submission queue"), ("param_region", "parameters")):
-        if not ground.has(CONTEXT, f"{member}.flags"):
-            continue
-        if ground.uint(CONTEXT, ring, f"{member}.flags") & _USER_PROVIDED:
-            count = ground.uint(CONTEXT, ring, f"{member}.nr_pages")
-            if count > MAX_BVECS:
-                raise Damaged(f"{count} pages for {what}")
-            pages = ground.words(ground.pointer(CONTEXT, ring, f"{member}.pages"), count)
+        if ground.has(CONTEXT, f"{member}.flags"):
+            yield from _region(ground, ring + ground.offset(CONTEXT, member), Owner(what, file=file))
+    # v6.12 and older have arrays, which v6.1 and older leave empty: all pages are the kernel's there.
+    if ground.has(CONTEXT, "ring_pages") and ground.uint(CONTEXT, ring, "flags") & _SETUP_NO_MMAP:
+        for array, number, what in (
+            ("ring_pages", "n_ring_pages", "rings"),
+            ("sqe_pages", "n_sqe_pages", "submission queue"),
+        ):
+            count = ground.uint(CONTEXT, ring, number)
+            pages = ground.words(ground.pointer(CONTEXT, ring, array), count) if count else []
             yield Claim(Owner(what, file=file), ground.pfns(pages), pins=1)
+
+
+def _region(ground: Ground, region: int, owner: Owner) -> Iterator[Claim]:
+    if ground.uint(REGION, region, "flags") & _USER_PROVIDED:
+        count = ground.uint(REGION, region, "nr_pages")
+        if count > MAX_BVECS:
+            raise Damaged(f"{count} pages for {owner.what}")
+        yield Claim(owner, ground.pfns(ground.words(ground.pointer(REGION, region, "pages"), count)), pins=1)
+
+
+def _provided(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
+    """Yield rings of provided buffers that the process provided: pinned pages. They are newer than v5.10."""
+    if not ground.has(LIST) or not ground.has(CONTEXT, "io_bl_xa"):
+        return
+    lists = [address for _, address in ground.xarray(ring + ground.offset(CONTEXT, "io_bl_xa"))]
+    # The first of them were in an array apart, up to v6.6.
+    if ground.has(CONTEXT, "io_bl"):
+        array = ground.pointer(CONTEXT, ring, "io_bl")
+        lists += [array + i * ground.size(LIST) for i in range(_ARRAY if array else 0)]
+    for address in lists:
+        with ground.part(f"list of buffers {address:#x}"):
+            owner = Owner(f"ring of buffers {ground.uint(LIST, address, 'bgid')}", file=file)
+            if ground.has(LIST, "region"):
+                yield from _region(ground, address + ground.offset(LIST, "region"), owner)
+                continue
+            count = ground.uint(LIST, address, "buf_nr_pages")
+            # Before there are flags, v6.4 to v6.7 say so in a member of its own, and older ones have no others.
+            by_kernel = (
+                ground.uint(LIST, address, "flags") & _MMAP
+                if ground.has(LIST, "flags")
+                else ground.has(LIST, "is_mmap") and ground.uint(LIST, address, "is_mmap")
+            )
+            if count and not by_kernel:
+                pages = ground.words(ground.pointer(LIST, address, "buf_pages"), count)
+                yield Claim(owner, ground.pfns(pages), pins=1)
 
 
 WALKERS = (
