@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -208,9 +209,13 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     # And with those who hold them, of whom nothing is known of the page of the kernel.
     pipe = Held("pipe", Owner("pipe", cpu=0), 1, 0, True, False)
     found = Found(Sheet(16, ((pipe, 1, ()),), 0, 0), (), 0, None)
+    chain = {"confidence": "none", "pid": None, "comm": None, "fd": None, "file": False, "via": ["kmalloc-8"]}
+    trail = replace(found, chains=(chain,))
     whose = SimpleNamespace(problems=[], table=lambda f: SimpleNamespace(of=lambda pfn: found if pfn < 18 else None))
-    monkeypatch.setattr(holdings, "Whose", lambda context, tables: whose)
+    monkeypatch.setattr(holdings, "Whose", lambda context, tables, search: whose)
     records += report_module.Report(context, report_module.Question(judged, holders=True)).records()
+    whose.table = lambda f: SimpleNamespace(of=lambda pfn: trail if pfn < 18 else None)
+    records += report_module.Report(context, report_module.Question(judged, holders=True, search=True)).records()
     for explanation in ledger.explain(context, ["0x10"], judged, holders=True):
         records += explanation.records
     return records
@@ -257,9 +262,9 @@ def test_schema_on_a_dump(entry: MatrixKernel) -> None:
     dump = ensure_dump(entry)
     target = ["-c", str(dump.vmcore), "-s", str(dump.vmlinux)]
     start = dump.hotplug_pfns.start << 12
-    records = run("report", *target, "--path", "all", "--block", f"{start:#x}", "--holders")
+    records = run("report", *target, "--path", "all", "--block", f"{start:#x}", "--search")
     held = next(mark.pfn for mark in dump.marks if mark.held)
-    records += run("folio", *target, hex(held), "--holders")
+    records += run("folio", *target, hex(held), "--search")
     for kind, fields in check(records).items():
         missing = {name for name in set(documented(kind)) - set(fields) if not name.startswith("confirm")}
         # Only some kernels refuse wrongly; that a path is named where it does not is seen above.
