@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from .escape import printable
 from .holders.balance import Sheet
-from .holders_text import process, write_advice
+from .holders_text import process, write_advice, write_chains
 from .holdings import advice
 from .ledger import Explanation
 
@@ -37,6 +37,7 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
         out.write("references: the kernel's own page, mm does not say how many it should have\n\n")
     if explanation.sheet is not None:
         _write_sheet(explanation.sheet, out)
+        write_chains(record.get("chains") or [], out)
         _write_mappers(explanation, out)
     reasons = {}
     for path, refusals in explanation.refusals:

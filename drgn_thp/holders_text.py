@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from tabulate import tabulate
@@ -44,6 +45,19 @@ def write_advice(advice: dict[str, str], out: TextIO) -> None:
     out.write("".join(f"{printable(kind)}: {printable(frees)}\n" for kind, frees in advice.items()))
 
 
+def write_chains(chains: Sequence[Record], out: TextIO) -> None:
+    """Write what points to folios that are not explained: what leads where, and never that anybody holds them."""
+    for chain in chains:
+        who = "no file" if chain["pid"] is None else f"{chain['pid']} ({printable(chain['comm'])})"
+        if chain["fd"] is not None:
+            who += f" fd {chain['fd']}"
+        elif chain["file"]:
+            who = "a file that no process has open"
+        folios = f" to {chain['folios']} folios" if "folios" in chain else ""
+        via = " <- ".join(map(printable, chain["via"]))
+        out.write(f"chain found{folios} (confidence: {chain['confidence']}): {via} <- {who}\n")
+
+
 def write_groups(holders: Record, out: TextIO) -> None:
     """Write who holds most of the refused folios, and what is unexplained of all of them."""
     out.write(f"\nheld, of {holders['folios']} refused folios of processes and files: {holders['held']}\n")
@@ -61,6 +75,7 @@ def write_groups(holders: Record, out: TextIO) -> None:
     if more:
         out.write(f"... and {more} more\n")
     out.write(f"UNEXPLAINED: {holders['unexplained']} references of {holders['unexplained_folios']} folios\n")
+    write_chains((holders["chains"] or [])[:SHOWN], out)
     if holders["over_attributed"]:
         out.write(
             f"OVER-ATTRIBUTED: {holders['over_attributed']} references of {holders['over_attributed_folios']} folios:"

@@ -17,6 +17,7 @@ AT_ONCE = 1 << 18
 MAX_GROUPS = 1 << 16
 SHOWN_GROUPS = 1000
 NOTHING: Record = {"holders": None, "unexplained": None, "mappers": None, "more_mappers": None}
+_CHAIN = ("confidence", "pid", "comm", "fd", "file")
 _KEY = ("kind", "pid", "comm", "fd", "processes", "cpu", "device", "cgroup")
 
 
@@ -61,6 +62,8 @@ class Holdings:
     """
 
     context: Context
+    search: bool = False
+    """Whether to search the kernel's memory for what points to folios that are not explained."""
     problems: dict[str, None] = field(default_factory=dict)
     passes: int = 0
     folios: int = 0
@@ -73,6 +76,7 @@ class Holdings:
     """Folios that page tables map more or less often than their map counts say."""
     left_out: int = 0
     _groups: dict[tuple[Any, ...], _Group] = field(default_factory=dict)
+    _chains: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _last: int = -1
 
     def found(self, blocks: Iterable[Refused]) -> Iterator[Refused]:
@@ -92,7 +96,7 @@ class Holdings:
         whose = None
         if tables:
             try:
-                whose = Whose(self.context, tables)
+                whose = Whose(self.context, tables, self.search)
             except KeyboardInterrupt:
                 self.problems["interrupted: nobody was looked for who holds folios"] = None
             else:
@@ -110,7 +114,7 @@ class Holdings:
         """Return what a folio's record has besides, and count it: once, though it has a record for each path."""
         found = None if table is None else table.of(record["pfn"])
         if found is None:
-            return NOTHING
+            return {**NOTHING, "chains": None} if self.search else NOTHING
         if record["pfn"] != self._last:
             self._last = record["pfn"]
             self._add(record, found)
@@ -126,6 +130,10 @@ class Holdings:
         elif sheet.unexplained > 0:
             self.unexplained += sheet.unexplained
             self.unexplained_folios += 1
+        for chain in found.chains or ():
+            key = (*(chain[name] for name in _CHAIN), tuple(chain["via"]))
+            if key in self._chains or len(self._chains) < MAX_GROUPS:
+                self._chains[key] = self._chains.get(key, 0) + 1
         self.miscounted += found.mapped is not None and found.mapped != record["total_mapcount"]
         seen = set()
         for holder in sheet.records():
@@ -179,5 +187,13 @@ class Holdings:
             "over_attributed_folios": self.overdrawn_folios,
             "groups": groups[:SHOWN_GROUPS],
             "more_groups": max(len(groups) - SHOWN_GROUPS, 0),
+            "chains": self._chains_found() if self.search else None,
             "advice": advice(sorted({group["kind"] for group in groups})),
         }
+
+    def _chains_found(self) -> list[Record]:
+        found = [
+            {**dict(zip(_CHAIN, key)), "via": list(key[-1]), "folios": folios} for key, folios in self._chains.items()
+        ]
+        found.sort(key=lambda chain: (("fair", "low", "none").index(chain["confidence"]), -chain["folios"]))
+        return found[:SHOWN_GROUPS]

@@ -130,7 +130,7 @@ def _guess(context: Context, number: int) -> str:
 
 
 def explain(
-    context: Context, asked: Iterable[str], paths: Sequence[Path], holders: bool = False
+    context: Context, asked: Iterable[str], paths: Sequence[Path], holders: bool = False, search: bool = False
 ) -> Iterable[Explanation]:
     """
     Explain folios, each by any page of it.
@@ -138,6 +138,7 @@ def explain(
     :param asked: As in :func:`parse_page`
     :param paths: As the target's kernel has them
     :param holders: Whether to find out who holds each
+    :param search: With ``holders``: whether to search for what points to those that are not explained
     :raises BadArgument: if a page does not exist
     :raises FaultError: if its struct pages cannot be read
     """
@@ -152,12 +153,12 @@ def explain(
         records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
         refusals = tuple((path.name, _refusals(path, f)) for path in paths)
         explanation = Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals)
-        yield _with_holders(context, f, explanation) if holders else explanation
+        yield _with_holders(context, f, explanation, search) if holders else explanation
 
 
-def _with_holders(context: Context, f: Folios, explanation: Explanation) -> Explanation:
+def _with_holders(context: Context, f: Folios, explanation: Explanation, search: bool) -> Explanation:
     """Add who holds and who maps a folio."""
-    holdings = Holdings(context)
+    holdings = Holdings(context, search)
     [refused] = holdings.found([Refused({}, f)])
     records = tuple({**record, **holdings.fields(record, refused.table)} for record in explanation.records)
     found = None if refused.table is None else refused.table.of(int(f.pfn[0]))

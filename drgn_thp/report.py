@@ -37,6 +37,8 @@ class Question:
     """How often to look again at the refused folios that are listed; of a live target only."""
     holders: bool = False
     """Whether to find out who holds and who maps the refused folios that are listed."""
+    search: bool = False
+    """With ``holders``: whether to search the kernel's memory for what points to those that are not explained."""
 
 
 @dataclass
@@ -104,7 +106,7 @@ class Report:
         self.question = question
         self.types_source = types_source
         self.totals = Totals()
-        self.holdings = Holdings(context) if question.holders else None
+        self.holdings = Holdings(context, question.search) if question.holders else None
         blocks, block_notes = list_blocks(context)
         self.blocks = [block for block in blocks if question.blocks is None or question.blocks(block)]
         self._all_derived = any(block.derived for block in blocks)

@@ -16,8 +16,11 @@ from .holders.balance import Balance, Sheet
 from .holders.running import Suspects, find_holders
 from .mappers import Suspects as MapperSuspects
 from .mappers import find_mappers
+from .search import Search, find_chains
 
 Record = dict[str, Any]
+MAX_SEARCHED = 1 << 12
+"""Folios that kernel memory is searched for."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Found:
 
     :ivar mappers: As records, the first of them
     :ivar more_mappers: How many more there are
+    :ivar chains: What was found to point to it, as records; None if that was not asked
     :ivar mapped: How often page tables map it; None if that is not known of all
     """
 
@@ -34,15 +38,17 @@ class Found:
     mappers: tuple[Record, ...]
     more_mappers: int
     mapped: int | None
+    chains: tuple[Record, ...] | None = None
 
     def fields(self) -> Record:
         """Return what a record of the folio has besides."""
-        return {
+        fields = {
             "holders": self.sheet.records(),
             "unexplained": self.sheet.unexplained,
             "mappers": list(self.mappers),
             "more_mappers": self.more_mappers,
         }
+        return fields if self.chains is None else {**fields, "chains": list(self.chains)}
 
 
 class Whose:
@@ -52,7 +58,10 @@ class Whose:
     :ivar problems: What kept from finding all of them, in words
     """
 
-    def __init__(self, context: Context, tables: Sequence[Folios]) -> None:
+    def __init__(self, context: Context, tables: Sequence[Folios], search: bool = False) -> None:
+        """
+        :param search: Whether to search the kernel's memory for what points to folios that are not explained
+        """
         heads, sizes = [numpy.zeros(0, numpy.int64)], [numpy.zeros(0, numpy.int64)]
         for f in tables:
             user = formulas.is_user(f)
@@ -64,6 +73,28 @@ class Whose:
         self.findings = find_holders(context, Suspects(pfn, pages))
         self.mappers = find_mappers(context, MapperSuspects(pfn, pages))
         self.problems = [*self.findings.problems, *self.mappers.failures]
+        self.search: Search | None = None
+        if search:
+            self._search(tables)
+
+    def _search(self, tables: Sequence[Folios]) -> None:
+        unexplained: dict[int, int] = {}
+        left = 0
+        for f in tables:
+            balance, pages = Balance(f, self.findings), formulas.nr_pages(f)
+            for row in numpy.flatnonzero(formulas.is_user(f) & (formulas.extra_references(f) > 0)).tolist():
+                sheet = balance.sheet(row)
+                if sheet is not None and sheet.unexplained > 0:
+                    if len(unexplained) < MAX_SEARCHED:
+                        unexplained[int(f.pfn[row])] = int(pages[row])
+                    else:
+                        left += 1
+        heads = numpy.array(sorted(unexplained), numpy.int64)
+        sizes = numpy.array([unexplained[pfn] for pfn in heads.tolist()], numpy.int64)
+        self.search = find_chains(self._context, heads, sizes, self.findings.files)
+        self.problems += self.search.problems
+        if left:
+            self.problems.append(f"search: {left} folios were left out: there are too many")
 
     def table(self, f: Folios) -> Table:
         """Return what was found of the folios of one of the tables."""
@@ -91,4 +122,6 @@ class Table:
             return None
         mappers = self._whose.mappers
         records, more = mappers.records(pfn)
-        return Found(sheet, tuple(records), more, mappers.count(pfn) if mappers.complete else None)
+        search = self._whose.search
+        chains = None if search is None else tuple(search.records(pfn))
+        return Found(sheet, tuple(records), more, mappers.count(pfn) if mappers.complete else None, chains)

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -64,8 +65,12 @@ def flatten(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
         word = name
         if prefix:  # below the top, keys may be names of things
             for kind, names in NAMED:
-                # "transient" is a duration, and of what was looked at again, a label.
-                word = kind if name in names and (kind != "<label>" or prefix.startswith("confirm.")) else word
+                # A word may be more than one of these: "transient" is a duration and a label, "lru-batch" a reason and
+                # a kind of holder.
+                only = ONLY.get(kind)
+                below = any(prefix.startswith(place) for place in ONLY.values())
+                if name in names and (prefix.startswith(only) if only else not below):
+                    word = kind
         yield prefix + word, value
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{word}.")
@@ -80,6 +85,7 @@ NAMED = (
     ("<duration>", DURATIONS),
     ("<label>", LABELS),
 )
+ONLY = {"<holder>": "holders.advice.", "<label>": "confirm.paths.<path>."}
 TYPES: dict[str, type] = {"string": str, "number": float, "integer": int, "boolean": bool, "object": dict}
 
 
@@ -208,9 +214,13 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     # And with those who hold them, of whom nothing is known of the page of the kernel.
     pipe = Held("pipe", Owner("pipe", cpu=0), 1, 0, True, False)
     found = Found(Sheet(16, ((pipe, 1, ()),), 0, 0), (), 0, None)
+    chain = {"confidence": "none", "pid": None, "comm": None, "fd": None, "file": False, "via": ["kmalloc-8"]}
+    trail = replace(found, chains=(chain,))
     whose = SimpleNamespace(problems=[], table=lambda f: SimpleNamespace(of=lambda pfn: found if pfn < 18 else None))
-    monkeypatch.setattr(holdings, "Whose", lambda context, tables: whose)
+    monkeypatch.setattr(holdings, "Whose", lambda context, tables, search: whose)
     records += report_module.Report(context, report_module.Question(judged, holders=True)).records()
+    whose.table = lambda f: SimpleNamespace(of=lambda pfn: trail if pfn < 18 else None)
+    records += report_module.Report(context, report_module.Question(judged, holders=True, search=True)).records()
     for explanation in ledger.explain(context, ["0x10"], judged, holders=True):
         records += explanation.records
     return records
@@ -257,9 +267,9 @@ def test_schema_on_a_dump(entry: MatrixKernel) -> None:
     dump = ensure_dump(entry)
     target = ["-c", str(dump.vmcore), "-s", str(dump.vmlinux)]
     start = dump.hotplug_pfns.start << 12
-    records = run("report", *target, "--path", "all", "--block", f"{start:#x}", "--holders")
+    records = run("report", *target, "--path", "all", "--block", f"{start:#x}", "--search")
     held = next(mark.pfn for mark in dump.marks if mark.held)
-    records += run("folio", *target, hex(held), "--holders")
+    records += run("folio", *target, hex(held), "--search")
     for kind, fields in check(records).items():
         missing = {name for name in set(documented(kind)) - set(fields) if not name.startswith("confirm")}
         # Only some kernels refuse wrongly; that a path is named where it does not is seen above.

@@ -103,7 +103,7 @@ def test_many_blocks_share_a_pass_and_too_many_take_another(monkeypatch: pytest.
     """Blocks come out in their order, each with its own table; no more folios wait than may."""
     passes: list[int] = []
 
-    def whose(context: Context, tables: list[Any]) -> Any:
+    def whose(context: Context, tables: list[Any], search: bool) -> Any:
         passes.append(sum(map(len, tables)))
         return SimpleNamespace(problems=["walker x failed"], table=lambda f: ("of", f))
 
@@ -122,7 +122,7 @@ def test_many_blocks_share_a_pass_and_too_many_take_another(monkeypatch: pytest.
 def test_an_interrupt_costs_the_holders_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The folios are listed all the same, and it is said that nobody was looked for."""
 
-    def interrupted(context: Context, tables: list[Any]) -> Any:
+    def interrupted(context: Context, tables: list[Any], search: bool) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(holdings, "Whose", interrupted)

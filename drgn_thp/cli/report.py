@@ -28,7 +28,7 @@ DEFAULT_LIMIT = 100
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser."""
-    from ..commands.model import HOLDERS, LOOKS
+    from ..commands.model import HOLDERS, LOOKS, SEARCH
     from ..gates import paths, reasons_of
     from ..target import add_target_arguments
 
@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
         choices=list(reasons_of()),
         help="list only folios refused for this",
     )
-    for argument in (*LOOKS, HOLDERS):
+    for argument in (*LOOKS, HOLDERS, SEARCH):
         asked.add_argument(*argument.names, **argument.options)
     add_watch_argument(asked)
     output = add_format_arguments(parser)
@@ -82,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         block_filter(arguments.block, context),
         _listed(arguments),
         looks_of(arguments),
-        bool(arguments.holders),
+        bool(arguments.holders or arguments.search),
+        arguments.search,
     )
     if arguments.watch:
         return watch(arguments, context, question)

@@ -15,7 +15,7 @@ from ..explanation import write_explanation
 from ..gates import find_path, paths
 from ..ledger import Explanation, explain
 from ..session import Session
-from .model import Answer, Argument
+from .model import SEARCH, Answer, Argument
 
 DESCRIPTION = "Explain folios: facts, formulas, what holds their references, and the verdict on every path."
 
@@ -36,6 +36,7 @@ def arguments() -> Sequence[Argument]:
             action="store_true",
             help="find out who holds them (pipes and buffers of io_uring so far), and who maps them",
         ),
+        SEARCH,
     )
 
 
@@ -52,7 +53,7 @@ def ask(session: Session, arguments: argparse.Namespace) -> Answer:
     failures: list[str] = []
     for page in arguments.pages:
         try:
-            explanations += explain(context, [page], asked, arguments.holders)
+            explanations += explain(context, [page], asked, arguments.holders or arguments.search, arguments.search)
         except BadArgument as error:
             failures.append(str(error))
         except FaultError as error:

@@ -50,6 +50,7 @@ def scan(
     only: Callable[[Block], bool] = lambda block: True,
     looks: Looks | None = None,
     holders: bool = False,
+    search: bool = False,
 ) -> Answer:
     """
     Scan blocks.
@@ -57,6 +58,7 @@ def scan(
     :param lists: Whether the value is the refused folios, rather than the blocks
     :param looks: How often to look at them again
     :param holders: Whether to find out who holds them
+    :param search: Whether to search for what points to those that are not explained
     :param only: Which blocks to look at, of those that the user names
     :raises BadArgument: if there are no such paths or blocks
     """
@@ -72,6 +74,7 @@ def scan(
         lambda reason: lists and not reason.kernel_memory,
         looks,
         holders,
+        search,
     )
     report = Report(context, question, session.types_source, session.notes, slim=session.slim)
     if not report.blocks:

@@ -64,6 +64,13 @@ HOLDERS = Argument(
     help="find out who holds the folios that are listed, and who maps them (default: no)",
 )
 
+SEARCH = Argument(
+    "--search",
+    action="store_true",
+    help="also search the kernel's memory for what points to folios that nobody explains, and follow that to a"
+    " file or task: a trail, no proof (with --holders)",
+)
+
 
 def looks_of(arguments: argparse.Namespace) -> Looks | None:
     """Return how often the user wants to look again."""

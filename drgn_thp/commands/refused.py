@@ -11,7 +11,7 @@ from ..gates import paths
 from ..render.text import render
 from ..session import Session
 from .memblocks import scan
-from .model import BLOCKS, HOLDERS, LOOKS, Answer, Argument, looks_of
+from .model import BLOCKS, HOLDERS, LOOKS, SEARCH, Answer, Argument, looks_of
 
 DESCRIPTION = (
     "List the folios that a path of migration would refuse, with the first check that does. Memory of the kernel's own"
@@ -32,6 +32,7 @@ def arguments() -> Sequence[Argument]:
         BLOCKS,
         *LOOKS,
         HOLDERS,
+        SEARCH,
     )
 
 
@@ -46,8 +47,8 @@ def asked(arguments: argparse.Namespace) -> tuple[str, list[str]]:
 def ask(session: Session, arguments: argparse.Namespace) -> Answer:
     """Scan the blocks. The value is a list of records, one for each folio that is refused, as in docs/schema.md."""
     path, blocks = asked(arguments)
-    looks, holders = looks_of(arguments), bool(arguments.holders)
-    return scan(session, [path], blocks, lists=True, looks=looks, holders=holders)
+    looks, holders, search = looks_of(arguments), bool(arguments.holders or arguments.search), arguments.search
+    return scan(session, [path], blocks, lists=True, looks=looks, holders=holders, search=search)
 
 
 def write(answer: Answer, out: TextIO) -> None:

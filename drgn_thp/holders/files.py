@@ -204,6 +204,12 @@ class Files:
     def __len__(self) -> int:
         return len(self._files.address)
 
+    @property
+    def addresses(self) -> list[int]:
+        """Addresses of every ``struct file`` that is in use."""
+        found: list[int] = self._files.address.tolist()
+        return found
+
     def having(self, operations: Iterable[int | None]) -> Iterator[tuple[int, int]]:
         """
         Yield address and ``private_data`` of the files with one of some ``struct file_operations``.

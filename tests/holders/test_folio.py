@@ -23,3 +23,12 @@ def test_what_cannot_be_read_is_said(fixture: Fixture, capsys: pytest.CaptureFix
     record = json.loads(capsys.readouterr().out)[0]
     assert record["holders"] == []
     assert record["unexplained"] == record["extra"]
+
+
+def test_a_search_in_a_slim_core_says_what_it_lacks(fixture: Fixture, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is none of the kernel's own memory in it."""
+    head, _ = next(iter(fixture.held().items()))
+    assert main(["folio", hex(head), "--path", "contig", "--search", "--format", "json", *fixture.arguments()]) == 2
+    assert json.loads(capsys.readouterr().out)[0]["chains"] == []
+    assert main(["folio", hex(head), "--path", "contig", "--search", *fixture.arguments()]) == 2
+    assert "INCOMPLETE: search: " in capsys.readouterr().out

@@ -146,6 +146,18 @@ class Guest:
         self._process.wait()
         self._scratch.cleanup()
 
+    def effort(self) -> float:
+        """
+        Return for how many seconds the guest has run or wanted to run: schedstat of the emulator's threads.
+
+        A guest that does something is not taken for idle because this machine has no time for it.
+        """
+        spent = 0
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            running, waiting, _ = (task / "schedstat").read_text().split()
+            spent += int(running) + int(waiting)
+        return spent / 1e9
+
     def serial(self) -> str:
         """Return what the guest has printed on its console so far."""
         try:

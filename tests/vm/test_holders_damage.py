@@ -97,8 +97,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     assert len(made.machine.suspects)
     shared = words(made.read_by(FILES))
     made.words[FILES] = sorted(shared)
-    for kind in registry().walkers:
-        made.words[kind] = sorted(words(made.read_by(kind)) - shared)
+    read = {kind: words(made.read_by(kind)) for kind in registry().walkers}
+    for kind, own in read.items():
+        others = [theirs for other, theirs in read.items() if other != kind]
+        made.words[kind] = sorted(own.difference(shared, *others))
     overlay.mend()
     return made
 

@@ -25,8 +25,8 @@ MOVE, MOVE_ALL = 2, 4
 # as it still gets on, which a busy machine may hide for a while.
 CALL_SECONDS, OFFLINE_SECONDS, OFFLINE_LOOKS = 4, 2, 3
 SETTLE_SECONDS, STUCK_SECONDS = 20, 3
-# Of half a second and two CPUs. A driver at work takes one of them all.
-BUSY_HUNDREDTHS = 20
+# Of one CPU. A driver at work takes one of them all, or would like to.
+REST_SECONDS, AT_REST = 0.5, 0.3
 PAGES_PER_BLOCK = 0x8000
 # Twice of which there is room for all that the workload has.
 FRAGMENTED_MIB = 128
@@ -164,7 +164,7 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
         qmp("qom-set", path=DEVICE, property="requested-size", value=0)
         size = _settled(guest)
         used = _used(guest, frames)
-        stuck = bool(used) and _stuck(qmp, size, len(frames) << 12)
+        stuck = bool(used) and _stuck(guest, size, len(frames) << 12)
     left = Answer.BLOCKED if stuck else Answer.REFUSED
     return size, {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else left) for folio in inside}
 
@@ -203,36 +203,38 @@ def _add_spare_memory(guest: Rewound) -> None:
 def _settled(guest: Rewound) -> int:
     """Wait until the driver has given up, and return how much is still plugged."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    idle, size = 0, -1
-    whole = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
-    # Its next try would be after 50 s. Where it is stuck at full speed, it never rests. On a busy machine, it may take
-    # its time to begin.
-    while idle < (2 if size < whole else 8) and time.monotonic() < deadline:
-        [[_, busy]] = guest.ask("busy")
+    idle, size, effort = 0, -1, guest.guest.effort()
+    # Its next try would be after 50 s. Where it is stuck at full speed, it never rests.
+    while idle < 2 and time.monotonic() < deadline:
+        time.sleep(REST_SECONDS)
+        before, effort = effort, guest.guest.effort()
         now = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
         if now == 0:
             return 0
         if now != size:
             deadline = time.monotonic() + SETTLE_SECONDS
-        idle = idle + 1 if now == size and int(busy) < BUSY_HUNDREDTHS else 0
+        idle = idle + 1 if now == size and effort - before < AT_REST * REST_SECONDS else 0
         size = now
     return size
 
 
-def _stuck(qmp: object, size: int, most: int) -> bool:
+def _stuck(guest: Rewound, size: int, most: int) -> bool:
     """Return whether the driver sleeps: then it does not give us the memory that it could give now either."""
-    assert callable(qmp)
+    qmp = guest.guest.qmp
     whole = int(qmp("qom-get", path=DEVICE, property="requested-size"))
     assert whole == 0
     more = (size + (128 << 20)) & -(128 << 20)
     if more > most:
         return False  # it gave nothing back, and cannot be offered more
     qmp("qom-set", path=DEVICE, property="requested-size", value=more)
-    deadline = time.monotonic() + STUCK_SECONDS
-    while time.monotonic() < deadline:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    idle, effort = 0, guest.guest.effort()
+    while idle < STUCK_SECONDS / REST_SECONDS and time.monotonic() < deadline:
+        time.sleep(REST_SECONDS)
         if int(qmp("qom-get", path=DEVICE, property="size")) != size:
             return False
-        time.sleep(0.05)
+        before, effort = effort, guest.guest.effort()
+        idle = idle + 1 if effort - before < AT_REST * REST_SECONDS else 0
     return True
 
 

@@ -223,23 +223,6 @@ static void fragment(char *rest)
 		usleep(1000);
 }
 
-static unsigned long busy_jiffies(void)
-{
-	unsigned long user = 0, nice = 0, system = 0;
-	char text[256];
-	read_file("/proc/stat", text, sizeof(text));
-	sscanf(text, "cpu %lu %lu %lu", &user, &nice, &system);
-	return user + nice + system;
-}
-
-// busy: for how many hundredths of a second the CPUs have worked in the last half of one.
-static void busy(void)
-{
-	unsigned long before = busy_jiffies();
-	usleep(500000);
-	dprintf(port, "B %lu\n", (busy_jiffies() - before) * 100 / sysconf(_SC_CLK_TCK));
-}
-
 static void serve(char *line)
 {
 	char *rest = line;
@@ -262,8 +245,6 @@ static void serve(char *line)
 		alone(rest);
 	else if (!strcmp(command, "fragment"))
 		fragment(rest);
-	else if (!strcmp(command, "busy"))
-		busy();
 	else if (!strcmp(command, "freeze"))
 		kill(-1, SIGSTOP);
 	else if (!strcmp(command, "thaw"))

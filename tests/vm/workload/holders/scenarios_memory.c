@@ -73,7 +73,7 @@ static void uring_provided(void)
 	register_buffer_ring(ring.fd, pages, 1);
 	register_buffer_ring(ring.fd, pages + PAGE, 300);
 	for (int i = 0; i < 2; i++) {
-		holds("io-uring-own", pages + i * PAGE, ring.fd, 0, 1);
+		holds("io-uring", pages + i * PAGE, ring.fd, 0, 1);
 		mark("anon", pages, i, 1, "ring of buffers");
 	}
 }
@@ -83,7 +83,7 @@ static void uring_own_rings(void)
 	char *pages = base_pages(2);
 	struct ring ring = open_ring(0, pages, pages + PAGE);
 	for (int i = 0; i < 2; i++) {
-		holds("io-uring-own", pages + i * PAGE, ring.fd, 0, 1);
+		holds("io-uring", pages + i * PAGE, ring.fd, 0, 1);
 		mark("anon", pages, i, 1, i ? "submission queue" : "rings");
 	}
 }
@@ -132,7 +132,7 @@ static void remote(void)
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", getpid(), getpid());
 	static char text[64];
 	check(read_file(path, text, sizeof(text)) == 0, path);
-	int slot = holds_pfn("gup", pfn, -1, -1, -1);
+	int slot = holds_pfn("process-vm", pfn, -1, -1, -1);
 	for (int i = 0; i < holdings->count; i++)
 		if (holdings->holding[i].holder == slot)
 			holdings->holding[i].pid = atoi(text);
