@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #define PIPERS 6
 #define READERS 4
@@ -13,6 +14,29 @@
 #define SLICES 16
 #define PIPE_PAGES 256
 #define READ_PAGES 128
+// As long as a report takes to look again five times, at the least.
+#define SLOW_MS 2000
+
+// The machine may be so busy that a moment is long: what was really held for long is told, with its page frames.
+static void tell_slow(void *start, int pages, const struct timespec *since)
+{
+	static uint64_t entries[PIPE_PAGES];
+	static char line[PIPE_PAGES * 12 + 32];
+	struct timespec now;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY), length;
+	must(pagemap >= 0, "pagemap");
+	pread(pagemap, entries, pages * sizeof(*entries), (uintptr_t)start / PAGE * sizeof(*entries));
+	close(pagemap);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	long ms = (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
+	if (ms < SLOW_MS)
+		return;
+	length = sprintf(line, "SLOW %ld", ms);
+	for (int i = 0; i < pages; i++)
+		length += sprintf(line + length, " %lx", entries[i] & ((1UL << 55) - 1));
+	line[length++] = '\n';
+	write(1, line, length);
+}
 
 static void *region_of(int pages)
 {
@@ -30,6 +54,8 @@ static void pipe_for_ever(int number)
 	must(fcntl(ends[1], F_SETPIPE_SZ, PIPE_PAGES * PAGE) > 0, "F_SETPIPE_SZ");
 	for (int slice = number;; slice++) {
 		struct iovec piece = {region + slice % SLICES * PIPE_PAGES * PAGE, PIPE_PAGES * PAGE};
+		struct timespec since;
+		clock_gettime(CLOCK_MONOTONIC, &since);
 		ssize_t size = vmsplice(ends[1], &piece, 1, SPLICE_F_NONBLOCK);
 		must(size > 0, "vmsplice");
 		usleep(300000 + roll(300000));
@@ -38,6 +64,7 @@ static void pipe_for_ever(int number)
 			must(gone > 0, "splice");
 			size -= gone;
 		}
+		tell_slow(piece.iov_base, PIPE_PAGES, &since);
 		// They are freed, and come back at once: the same frames, for the same process, unless they were moved off
 		// the node.
 		madvise(piece.iov_base, piece.iov_len, MADV_DONTNEED);
@@ -54,7 +81,10 @@ static void read_for_ever(int number)
 		void *buffer = region + slice % SLICES * READ_PAGES * PAGE;
 		madvise(buffer, READ_PAGES * PAGE, MADV_DONTNEED);
 		memset(buffer, slice, READ_PAGES * PAGE);
+		struct timespec since;
+		clock_gettime(CLOCK_MONOTONIC, &since);
 		must(pread(fd, buffer, READ_PAGES * PAGE, roll(1024) * PAGE) == (ssize_t)(READ_PAGES * PAGE), "pread");
+		tell_slow(buffer, READ_PAGES, &since);
 	}
 }
 
