@@ -168,6 +168,20 @@ def test_more_than_the_scan_saw_is_transient(held: Changing, monkeypatch: pytest
     assert held.label(since(0, "refcount", add=1), monkeypatch) == "transient"
 
 
+def test_without_a_surplus_it_is_the_reason_that_stays(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody holds it, but it is locked: for good, or but for one read."""
+    held.write("refcount", add=-1)
+    held.write("flags", add=held.context.layout.flag("locked"))
+    assert held.label(nothing, monkeypatch) == "persistent"
+
+    def unlock(held: Changing, reads: int) -> None:
+        locked = held.context.layout.flag("locked")
+        if reads in (READS + 1, READS + 2):
+            held.write("flags", add=-locked if reads == READS + 1 else locked)
+
+    assert held.label(unlock, monkeypatch) == "transient"
+
+
 def test_forked_but_held_is_persistent(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the surplus that counts, not the references."""
 
