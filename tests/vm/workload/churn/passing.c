@@ -18,24 +18,29 @@
 #define SLOW_MS 2000
 
 // The machine may be so busy that a moment is long: what was really held for long is told, with its page frames.
-static void tell_slow(void *start, int pages, const struct timespec *since)
+static uint64_t frames[PIPE_PAGES];
+
+static void note_frames(void *start, int pages)
 {
-	static uint64_t entries[PIPE_PAGES];
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	must(pagemap >= 0, "pagemap");
+	must(pread(pagemap, frames, pages * sizeof(*frames), (uintptr_t)start / PAGE * sizeof(*frames)) > 0, "pagemap");
+	close(pagemap);
+}
+
+static void tell_slow(int pages, const struct timespec *since)
+{
 	static char line[PIPE_PAGES * 12 + 32];
 	struct timespec now;
-	int pagemap = open("/proc/self/pagemap", O_RDONLY), length;
-	must(pagemap >= 0, "pagemap");
-	pread(pagemap, entries, pages * sizeof(*entries), (uintptr_t)start / PAGE * sizeof(*entries));
-	close(pagemap);
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	long ms = (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
 	if (ms < SLOW_MS)
 		return;
-	length = sprintf(line, "SLOW %ld", ms);
+	int length = sprintf(line, "SLOW %ld", ms);
 	for (int i = 0; i < pages; i++)
-		length += sprintf(line + length, " %lx", entries[i] & ((1UL << 55) - 1));
+		length += sprintf(line + length, " %lx", frames[i] & ((1UL << 55) - 1));
 	line[length++] = '\n';
-	write(1, line, length);
+	must(write(1, line, length) == length, "console");
 }
 
 static void *region_of(int pages)
@@ -58,13 +63,14 @@ static void pipe_for_ever(int number)
 		clock_gettime(CLOCK_MONOTONIC, &since);
 		ssize_t size = vmsplice(ends[1], &piece, 1, SPLICE_F_NONBLOCK);
 		must(size > 0, "vmsplice");
+		note_frames(piece.iov_base, PIPE_PAGES);
 		usleep(300000 + roll(300000));
 		while (size > 0) {
 			ssize_t gone = splice(ends[0], NULL, nowhere, NULL, size, 0);
 			must(gone > 0, "splice");
 			size -= gone;
 		}
-		tell_slow(piece.iov_base, PIPE_PAGES, &since);
+		tell_slow(PIPE_PAGES, &since);
 		// They are freed, and come back at once: the same frames, for the same process, unless they were moved off
 		// the node.
 		madvise(piece.iov_base, piece.iov_len, MADV_DONTNEED);
@@ -82,9 +88,10 @@ static void read_for_ever(int number)
 		madvise(buffer, READ_PAGES * PAGE, MADV_DONTNEED);
 		memset(buffer, slice, READ_PAGES * PAGE);
 		struct timespec since;
+		note_frames(buffer, READ_PAGES);
 		clock_gettime(CLOCK_MONOTONIC, &since);
 		must(pread(fd, buffer, READ_PAGES * PAGE, roll(1024) * PAGE) == (ssize_t)(READ_PAGES * PAGE), "pread");
-		tell_slow(buffer, READ_PAGES, &since);
+		tell_slow(READ_PAGES, &since);
 	}
 }
 
