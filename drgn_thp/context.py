@@ -91,14 +91,16 @@ class Context:
         return context
 
     @staticmethod
-    def fresh(prog: Program) -> Context:
+    def fresh(prog: Program, racy_check: str | None = None) -> Context:
         """
         Return the context of a Program for another question.
 
         Of a live target everything may have changed; and what could not be read for the last question is not missing
         from this one.
+
+        :param racy_check: As for :meth:`of`
         """
-        context = Context.of(prog)
+        context = Context.of(prog, racy_check)
         doubts = context.doubts
         doubted = (
             doubts.unreadable_pageblocks
@@ -107,8 +109,8 @@ class Context:
             or context.mappings.unreadable
         )
         if doubted or prog.flags & ProgramFlags.IS_LIVE:
-            del prog.cache["drgn_thp", None]
-        return Context.of(prog)
+            del prog.cache["drgn_thp", racy_check]
+        return Context.of(prog, racy_check)
 
     @property
     def end_pfn(self) -> int:

@@ -17,6 +17,7 @@ from .census import BlockCensus
 from .confirm import Confirmation, Label, Looks, check_looks
 from .context import Context
 from .describe import SCHEMA, Describer, Record
+from .folios import Folios
 from .gates import Path, Reason, find_reason
 from .holdings import Holdings, Refused
 from .hotplug import Comparison, list_blocks
@@ -111,6 +112,8 @@ class Report:
         self._all_derived = any(block.derived for block in blocks)
         self.notes = [*notes, *block_notes]
         self.progress = progress
+        self.noted: Callable[[Folios], None] = lambda f: None
+        """Called with the refused folios of each block, before their records are made."""
         self._missing = "are not recorded in this slim core" if slim else "could not be read"
 
     @property
@@ -194,6 +197,7 @@ class Report:
         f = refused.folios
         if f is None:
             return
+        self.noted(f)
         numbers = {path.name: i for i, path in enumerate(scan.paths)}
         places = {} if confirmation is None else {pfn: refused.first + i for i, pfn in enumerate(f.pfn.tolist())}
         for record in describer.folios(f, scan.paths, refused.block["block"]):

@@ -21,6 +21,7 @@ from .common import (
     open_output,
     show_progress,
 )
+from .watching import add_watch_argument, watch_refused
 
 WITHOUT_TARGET = {"reasons"}
 
@@ -41,6 +42,8 @@ class Asked:
             add_target_arguments(parser)
         for argument in module.arguments():
             parser.add_argument(*argument.names, **argument.options)
+        if self.word == "refused":
+            add_watch_argument(parser)
         add_format_arguments(parser)
         if self.word in WITHOUT_TARGET:
             parser.add_argument("--debug", action="store_true", help="show where an error comes from")
@@ -55,6 +58,8 @@ class Asked:
         module, session = module_of(self.word), None
         if self.word not in WITHOUT_TARGET:
             session = Session.of_target(*open_context(arguments), show_progress)
+        if session is not None and getattr(arguments, "watch", False):
+            return watch_refused(arguments, session.context)
         answer = module.ask(session, arguments)
         for failure in answer.failures:
             print(f"drgn-thp: {printable(failure)}", file=sys.stderr)

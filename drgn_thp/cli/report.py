@@ -20,6 +20,7 @@ from .common import (
     open_output,
     show_progress,
 )
+from .watching import add_watch_argument, watch
 
 DEFAULT_PATHS = ("contig", "offline")
 DEFAULT_LIMIT = 100
@@ -57,6 +58,7 @@ def add(commands: Any) -> None:
     )
     for argument in (*LOOKS, HOLDERS, SEARCH):
         asked.add_argument(*argument.names, **argument.options)
+    add_watch_argument(asked)
     output = add_format_arguments(parser)
     output.add_argument(
         "--limit",
@@ -83,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         bool(arguments.holders or arguments.search),
         arguments.search,
     )
+    if arguments.watch:
+        return watch(arguments, context, question)
     with open_output(arguments.output) as out:
         report = Report(context, question, target.types_source, target.notes, slim=target.slim is not None)
         if not report.blocks:

@@ -36,13 +36,19 @@ def arguments() -> Sequence[Argument]:
     )
 
 
+def asked(arguments: argparse.Namespace) -> tuple[str, list[str]]:
+    """Return the path and the blocks that the user means."""
+    path, blocks = arguments.path, arguments.blocks
+    if path is not None and path[:1].isdigit():  # without a path, the first is a block
+        path, blocks = None, [path, *blocks]
+    return path or DEFAULT_PATH, blocks
+
+
 def ask(session: Session, arguments: argparse.Namespace) -> Answer:
     """Scan the blocks. The value is a list of records, one for each folio that is refused, as in docs/schema.md."""
-    path, blocks = arguments.path, arguments.blocks
-    if path is not None and path[0].isdigit():  # without a path, the first is a block
-        path, blocks = None, [path, *blocks]
+    path, blocks = asked(arguments)
     looks, holders, search = looks_of(arguments), bool(arguments.holders or arguments.search), arguments.search
-    return scan(session, [path or DEFAULT_PATH], blocks, lists=True, looks=looks, holders=holders, search=search)
+    return scan(session, [path], blocks, lists=True, looks=looks, holders=holders, search=search)
 
 
 def write(answer: Answer, out: TextIO) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from .debuginfo import captured_log, load_dwarf
 from .elf import ET_CORE, read_elf
 from .kallsyms import register_module_symbols
 from .kernelbtf import check_types, load_btf
+from .permission import why_not
 from .qmp import open_guest
 from .spec import TargetSpec
 from .vmcoreinfo import read_vmcoreinfo
@@ -156,14 +156,10 @@ def _open_memory(memory: Memory, spec: TargetSpec) -> None:
     except DrgnThpError:
         raise
     except OSError as error:
-        hint = ": the running kernel can be read by root only" if spec.kernel and _denied(error) else ""
-        raise TargetError(f"{name}: {error.strerror or error}{hint}") from error
+        hint = why_not(error) if spec.kernel else ""
+        raise TargetError(f"{name}: {error.strerror or error}{hint and ': '}{hint}") from error
     except Exception as error:  # drgn raises bare ones for what libelf and libkdumpfile dislike
         raise TargetError(f"{name}: {' '.join(str(error).split())}") from error
-
-
-def _denied(error: OSError) -> bool:
-    return error.errno in (errno.EACCES, errno.EPERM)
 
 
 def _open_core(memory: Memory, path: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import struct
@@ -13,7 +14,7 @@ import pytest
 from drgn import FaultError, Program
 
 from drgn_thp.errors import TargetError, UnknownLayout
-from drgn_thp.target import Target, TargetSpec, kernelbtf, open_target
+from drgn_thp.target import Target, TargetSpec, kernelbtf, open_target, permission
 from drgn_thp.target.btf import Btf
 from drgn_thp.target.finders import Finders
 
@@ -331,16 +332,50 @@ def test_no_permission(core: Path, nobody: object) -> None:
     core_fails("Permission denied", core)
 
 
-def test_live_kernel_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+RAWIO = "CapEff:\t0000000000020000\n"
+NO_RAWIO = "CapEff:\t000001fffffdffff\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "lockdown", "said"),
+    [
+        (errno.ENOENT, None, None, "/proc is not mounted here"),
+        (errno.EACCES, None, None, "only root may open it"),
+        (errno.EPERM, NO_RAWIO, None, "CAP_SYS_RAWIO is missing; in a container"),
+        (errno.EPERM, RAWIO, "none integrity [confidentiality]\n", "the kernel is locked down ("),
+        (
+            errno.EPERM,
+            RAWIO,
+            "none [integrity] confidentiality\n",
+            "the kernel is locked down for confidentiality, or a",
+        ),
+        (errno.EPERM, RAWIO, None, "the kernel is locked down for confidentiality, or a"),
+        (errno.EPERM, "nonsense", None, "CAP_SYS_RAWIO is missing, or the kernel"),
+        (errno.EIO, None, None, "Input/output error"),
+    ],
+)
+def test_live_kernel_that_may_not_be_read(
+    number: int, status: str | None, lockdown: str | None, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is missing is named."""
+
     class Denied:
         def __init__(self, *arguments: object, **options: object) -> None:
             pass
 
         def set_kernel(self) -> None:
-            raise PermissionError(13, "Permission denied", "/proc/kcore")
+            raise OSError(number, os.strerror(number), "/proc/kcore")
 
+    for name, text in (("STATUS", status), ("LOCKDOWN", lockdown)):
+        file = tmp_path / name
+        if text is not None:
+            file.write_text(text)
+        monkeypatch.setattr(permission, name, str(file))
     monkeypatch.setattr("drgn_thp.target.opening.Program", Denied)
-    fails("/proc/kcore: Permission denied: the running kernel can be read by root only", TargetSpec(kernel=True))
+    with pytest.raises(TargetError) as raised:
+        open_target(TargetSpec(kernel=True))
+    assert str(raised.value).startswith(f"/proc/kcore: {os.strerror(number)}")
+    assert said in str(raised.value)
 
 
 @pytest.mark.parametrize(
