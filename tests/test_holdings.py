@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -138,3 +139,23 @@ def test_who_in_short() -> None:
     assert who(fields) == "io-uring 7 (first) fd 3 +1, UNEXPLAINED 5"
     assert who(found().fields()) == "-"
     assert who(holdings.NOTHING) == "-"
+
+
+def test_chains_are_counted_and_name_no_holder() -> None:
+    """The same trail to two folios is one line, surest first, and explains nothing."""
+    chain = {"confidence": "low", "pid": 7, "comm": "a\x1b", "fd": 3, "file": True, "via": ["kmalloc-8", "filp"]}
+    sure = {**chain, "confidence": "fair", "pid": None, "comm": None, "fd": None}
+    mine = Holdings(CONTEXT, search=True)
+    of = table(
+        p1=replace(found(unexplained=1), chains=(chain,)),
+        p2=replace(found(unexplained=1), chains=(chain, sure)),
+    )
+    for pfn in (1, 1, 2):
+        mine.fields(record(pfn), of)
+    total = mine.record()
+    assert [(each["confidence"], each["folios"]) for each in total["chains"]] == [("fair", 1), ("low", 2)]
+    assert (total["held"], total["unexplained"], total["groups"]) == (0, 2, [])
+    out = io.StringIO()
+    write_groups(total, out)
+    assert "chain found to 2 folios (confidence: low): kmalloc-8 <- filp <- 7 (a\\x1b) fd 3\n" in out.getvalue()
+    assert "kmalloc-8 <- filp <- a file that no process has open\n" in out.getvalue()

@@ -34,7 +34,7 @@ def arguments() -> Sequence[Argument]:
         Argument(
             "--holders",
             action="store_true",
-            help="find out who holds them (pipes and buffers of io_uring so far), and who maps them",
+            help="find out who holds them, and who maps them",
         ),
         SEARCH,
     )

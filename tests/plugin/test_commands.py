@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
@@ -169,6 +170,20 @@ def test_refused_lists_what_the_guest_holds(fixture: Fixture) -> None:
     """And names every folio once."""
     records = prompt(fixture, f"refused contig {BLOCKS}")
     assert [record["pfn"] for record in records] == sorted(fixture.held())
+
+
+def test_refused_says_who_and_what_is_unexplained(fixture: Fixture, capsys: Capture) -> None:
+    """In a slim core there are no files, so all that is held is unexplained, in each line and in all."""
+    records = prompt(fixture, f"refused contig {BLOCKS} --holders")
+    out = capsys.readouterr().out
+    user = [record for record in records if record["unexplained"] is not None]
+    total = sum(max(record["unexplained"], 0) for record in user)
+    assert total >= len(fixture.held())
+    assert f"\nUNEXPLAINED: {total} references of " in out
+    for record in user:
+        if record["unexplained"] > 0:
+            assert re.search(rf"^{record['pfn']:#x} .*UNEXPLAINED {record['unexplained']}$", out, re.MULTILINE)
+    assert "INCOMPLETE: files: " in out
 
 
 @pytest.mark.parametrize("word", ["thp", "swapcache", "ksm"])
