@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import drgn
 import numpy
+import pytest
 from drgn import Program
 
 from drgn_thp.context import Context
@@ -132,3 +134,14 @@ class Fixture:
 
 
 ALL = tuple(Fixture(name) for name in ("6.1", "6.12", "7.3"))
+OLD_DRGN = drgn.__version__.startswith("0.0.")
+"""drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way."""
+EACH = [
+    pytest.param(
+        each,
+        id=each.kernel,
+        marks=pytest.mark.skipif(OLD_DRGN and each.version >= (7, 0), reason="drgn before 0.1 cannot read 7.x"),
+    )
+    for each in ALL
+]
+"""For a test or fixture of each kernel that this drgn can read."""

@@ -20,7 +20,7 @@ from drgn_thp.errors import BadArgument
 from drgn_thp.gates import find_path
 from drgn_thp.report import Question, Report
 from drgn_thp.target import TargetSpec, open_target
-from tests.fixture import ALL, Fixture
+from tests.fixture import ALL, EACH, Fixture
 
 PAGE = 4096
 LOOKS = 3
@@ -100,7 +100,7 @@ class Changing:
         return mine["confirmed"], records[-1], report
 
 
-@pytest.fixture(params=ALL, ids=lambda fixture: fixture.kernel)
+@pytest.fixture(params=EACH)
 def held(request: pytest.FixtureRequest) -> Changing:
     """A THP with a page in a pipe, of each kernel."""
     return Changing(request.param, "thp_held")
@@ -244,7 +244,7 @@ def test_contradictory_all_the_time_is_transient(held: Changing, monkeypatch: py
 
 def test_truncated_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file's page that is held outlives its file."""
-    file = Changing(ALL[-1], "ext4_held")
+    file = Changing(ALL[1], "ext4_held")
     assert file.label(since(READS, "mapping", value=0), monkeypatch) == "transient"
 
 
@@ -272,7 +272,7 @@ def test_too_many_are_counted(held: Changing, monkeypatch: pytest.MonkeyPatch) -
 def test_a_dump_is_not_looked_at_again(capsys: pytest.CaptureFixture[str]) -> None:
     """A clear message from both commands."""
     for command in ("report", "refused"):
-        assert main([command, "-c", str(ALL[-1].core), "--no-default-symbols", "--confirm", "2"]) == 3
+        assert main([command, "-c", str(ALL[1].core), "--no-default-symbols", "--confirm", "2"]) == 3
         assert "a dump does not change" in capsys.readouterr().err
 
 

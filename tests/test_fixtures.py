@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import drgn
 import numpy
 import pytest
 from drgn.helpers.linux.mm import pfn_to_page
@@ -27,7 +26,7 @@ from drgn_thp.folios import Folios
 from drgn_thp.gates import paths
 from drgn_thp.rows import concatenate
 
-from .fixture import ALL, BUNDLED, Fixture
+from .fixture import ALL, BUNDLED, EACH, Fixture
 from .tree import ROOT
 
 Record = dict[str, Any]
@@ -36,12 +35,10 @@ KPF = {"locked": 0, "dirty": 4, "lru": 5, "active": 6, "swapbacked": 14, "unevic
 KPF_BUDDY, KPF_ANON, KPF_SWAPCACHE, KPF_HEAD, KPF_TAIL, KPF_HUGE, KPF_KSM, KPF_THP = 10, 12, 13, 15, 16, 17, 21, 22
 
 
-@pytest.fixture(scope="module", params=ALL, ids=lambda fixture: fixture.kernel)
+@pytest.fixture(scope="module", params=EACH)
 def fixture(request: pytest.FixtureRequest) -> Fixture:
     """Each kernel, opened once."""
     assert isinstance(request.param, Fixture)
-    if request.param.version >= (7, 0) and drgn.__version__.startswith("0.0."):
-        pytest.skip("drgn before 0.1 cannot read the symbols of 7.x: their offsets are kept in another way")
     return request.param
 
 
