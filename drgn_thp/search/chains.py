@@ -101,7 +101,12 @@ def find_chains(
     if not len(pfn):
         return search
     memory = Memory(context, time.monotonic() + seconds)
-    graph = _Graph(context, Things(context, files), memory, search.problems)
+    try:
+        things = Things(context, files)
+    except FaultError as error:  # an old drgn reads from memory where the direct mapping is
+        search.problems.append(f"search: {error}")
+        return search
+    graph = _Graph(context, things, memory, search.problems)
     try:
         memory.choose()
         graph.grow(numpy.asarray(pfn, numpy.int64), numpy.asarray(pages, numpy.int64))
