@@ -208,8 +208,8 @@ def _load(load: list[dict[str, Any]]) -> Iterator[str]:
     yield "was said of `offline`, and what became of it. Written by `python -m tests.vm.truth.load`."
     yield ""
     yield "Processes are stopped, but what the kernel does for them at that instant goes on to its end: what did not"
-    yield "come true is looked at once more, a moment later. *Let go between two looks*: the verdict was then another"
-    yield "one, and came true."
+    yield "come true is looked at once more, after as long as the kernel was given to offline it. *Let go between two"
+    yield "looks*: the verdict was then another one, and came true."
     yield ""
     names = [name for name in load[0] if name != "reasons"]
     yield from _table(names, ([one[name] for name in names] for one in load))

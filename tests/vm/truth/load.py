@@ -61,7 +61,7 @@ OFFLINE_SECONDS = 5.0
 REST_SECONDS = 0.3
 """For how long nothing must have changed any more, if what was refused is all that is left."""
 SETTLE_SECONDS = 0.6
-"""Between the two looks."""
+"""At least, between the two looks: an end of I/O may take as long as offlining was given to come across it."""
 # Nothing is waited for without end in these guests: what is locked or written out becomes free.
 PASSING = frozenset({"transient", "will-block"})
 
@@ -106,6 +106,8 @@ class Instant:
     wrong: list[dict[str, Any]] = field(default_factory=list)
     """All others, with what drgn_thp says of them."""
     blocks: list[Block] = field(default_factory=list)
+    asked_seconds: float = 0.0
+    """The longest time that the kernel was given to offline a block."""
     types: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -347,7 +349,9 @@ def _judge(number: int, dump: Dump) -> Instant:
     for block, record in look.blocks.items():
         inside = (f.pfn >= record["start_pfn"]) & (f.pfn < record["end_pfn"])
         expected = inside & (look.verdicts.primary >= 0)
+        began = time.monotonic()
         became, still = _offline(dump, block, range(record["start_pfn"], record["end_pfn"]), f, inside, expected)
+        instant.asked_seconds = max(instant.asked_seconds, time.monotonic() - began)
         stayed |= still
         said = record["paths"]["offline"]["verdict"]
         instant.blocks.append(Block(block, said, became, int(still.sum())))
@@ -409,7 +413,7 @@ def _compare(look: Look, stayed: Mask, dump: Dump, instant: Instant) -> None:
     wrong = numpy.where(passing, stayed & ~lasting, refused != stayed).nonzero()[0].tolist()
     if not wrong and all(block.right for block in instant.blocks):
         return
-    second = _second_look(dump)
+    second = _second_look(dump, instant.asked_seconds)
     for block in instant.blocks:
         block.said_again = second.blocks[block.number]["paths"]["offline"]["verdict"]
     for row, record in zip(wrong, look.describe(wrong)):
@@ -430,13 +434,13 @@ def _compare(look: Look, stayed: Mask, dump: Dump, instant: Instant) -> None:
             instant.wrong.append(words)
 
 
-def _second_look(dump: Dump) -> Look:
-    """Go on from the instant until what was under way has come to its end, and look again."""
+def _second_look(dump: Dump, asked_seconds: float) -> Look:
+    """Go on from the instant for as long as the kernel was given to move folios away, and look again."""
     with tempfile.TemporaryDirectory(prefix="load.") as scratch:
         again = replace(dump, directory=Path(scratch))
         with Rewound(dump) as guest:
             guest.ask("freeze")
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(max(SETTLE_SECONDS, asked_seconds))
             guest.guest.dump(again.vmcore)
         return Look(again)
 
