@@ -32,7 +32,7 @@ pytestmark = pytest.mark.vm
 
 FILES = "files"
 """What all walkers stand on: damaged, it may cost any of them."""
-SEEDS = 30
+SEEDS = 12
 # For one walker; it takes a tenth of a second.
 SECONDS = 2.0
 # For looking at files and for balances, which have no clock of their own.
@@ -150,5 +150,5 @@ def test_damage_is_counted(subject: Subject, kind: str) -> None:
             assert {k: v for k, v in after.items() if k != kind} == {k: v for k, v in before.items() if k != kind}, seed
             assert [p for p in findings.problems if not p.startswith(f"walker {kind}")] == [], seed
     subject.overlay.mend()
-    # Most of a slab of files is nothing that anybody looks at.
-    assert noticed >= (1 if kind == FILES else SEEDS // 3)
+    # Most of a slab of files, or of a stack, is nothing that anybody looks at.
+    assert noticed >= 1
