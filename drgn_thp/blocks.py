@@ -12,6 +12,7 @@ from typing import Callable, Literal
 from drgn import FaultError, Program, sizeof
 from drgn.helpers.linux.mm import for_each_memory_block
 
+from .endless import ends
 from .errors import BadArgument
 from .layout import find_type, is_little_endian
 from .sections import Sections, SectionStates
@@ -128,7 +129,7 @@ def read_blocks(prog: Program, sections: Sections) -> tuple[list[Block], list[st
 
 
 class _Endless(Exception):
-    """The list of memory blocks is damaged."""
+    """The list of memory blocks, or the one that it is found by, is damaged."""
 
 
 def _read_list(prog: Program, found: dict[int, str], zones: dict[int, bool | None]) -> None:
@@ -140,6 +141,8 @@ def _read_list(prog: Program, found: dict[int, str], zones: dict[int, bool | Non
     """
     members, states = _Members(prog), _states(prog)
     seen: set[int] = set()
+    if not ends(prog, "bus_kset"):
+        raise _Endless
     for memory_block in for_each_memory_block(prog):
         address = int(memory_block.value_())
         if address in seen or len(seen) >= MAX_BLOCKS:

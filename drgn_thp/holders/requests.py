@@ -9,6 +9,7 @@ from itertools import islice
 
 from drgn.helpers.linux.block import disk_name, for_each_disk
 
+from ..endless import ends
 from ..structs import Struct
 from .ground import Ground
 from .model import Damaged
@@ -54,6 +55,8 @@ class Requests:
         ground = self.ground
         seen: set[int] = set()
         tags: set[int] = set()
+        if not ends(ground.prog, "class_kset"):
+            raise Damaged("the list of classes does not end")
         for disk in islice(for_each_disk(ground.prog), MAX_DISKS):
             with ground.part("disk"):
                 name = disk_name(disk).decode("utf-8", "backslashreplace")
