@@ -145,6 +145,13 @@ static int is_offline(uint64_t pfn)
 	return read_file(path, state, sizeof(state)) || !strncmp(state, "offline", 7);
 }
 
+// freeze, thaw: the load. A signal would stop it as well, but who is stopped does not do what the kernel has asked of
+// it, and what waits for that would keep its pages for as long (io_ring_exit_work()); who is frozen does it.
+static void freeze(int on)
+{
+	check(write_file("/group/load/cgroup.freeze", on ? "1" : "0") == 0, "cgroup.freeze");
+}
+
 // used START END: the page frames of a range that are neither free nor gone, in runs that look alike.
 static void used(char *rest)
 {
@@ -246,9 +253,9 @@ static void serve(char *line)
 	else if (!strcmp(command, "fragment"))
 		fragment(rest);
 	else if (!strcmp(command, "freeze"))
-		kill(-1, SIGSTOP);
+		freeze(1);
 	else if (!strcmp(command, "thaw"))
-		kill(-1, SIGCONT);
+		freeze(0);
 	else
 		dprintf(port, "ERROR no such command\n");
 	dprintf(port, ".\n");
