@@ -18,7 +18,8 @@ def test_a_cycle_is_noticed(fixture: Fixture) -> None:
     prog = open_target(TargetSpec(core=str(fixture.core), default_symbols="none")).prog
     context = Context.of(prog)
     whole, notes = read_blocks(prog, context.sections)
-    assert ends(prog, "bus_kset") and not notes
+    assert ends(prog, "bus_kset")
+    assert not notes
     first = int(prog["bus_kset"].list.next.value_())
 
     def to_itself(address: int, count: int, offset: int, physical: bool) -> bytes:

@@ -34,7 +34,7 @@ FILES = "files"
 """What all walkers stand on: damaged, it may cost any of them."""
 # What unwinds stacks reads page tables and lists of modules, which others use as well.
 MAY_COST_OTHERS = (FILES, "process-vm")
-SEEDS = 12
+SEEDS = 8
 # For one walker; it takes a tenth of a second.
 SECONDS = 2.0
 # For looking at files and for balances, which have no clock of their own.
