@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import formulas
@@ -12,6 +12,7 @@ from ..context import Context
 from ..folios import Folios
 from ..kernel import GUP_PIN_COUNTING_BIAS
 from .files import Files
+from .model import Owner
 from .running import Findings, Held, Suspects, find_holders
 
 
@@ -88,7 +89,10 @@ class Balance:
         weight = 1 if self._counted[row] else GUP_PIN_COUNTING_BIAS
         held = self._findings.of(pfn)
         references = [0 if one.expected else one.gets + weight * one.pins for one in held]
-        rows = tuple((one, number, _processes(self._findings.files, one)) for one, number in zip(held, references))
+        rows = tuple(
+            (_named(self._findings, one), number, _processes(self._findings, one))
+            for one, number in zip(held, references)
+        )
         rows = tuple(sorted(rows, key=lambda row: (-row[1], row[0].kind, row[0].owner.what)))
         found_pins = sum(one.pins for one in held if not one.expected)
         cgroups = {who[0][0]: self._cgroup(who[0][0]) for _, _, who in rows if who}
@@ -114,16 +118,33 @@ def sheets(context: Context, f: Folios, findings: Findings | None = None) -> Ite
             yield sheet
 
 
-def _processes(files: Files, held: Held) -> tuple[tuple[int, str, int | None], ...]:
+def _processes(findings: Findings, held: Held) -> tuple[tuple[int, str, int | None], ...]:
     """Return process ID, command and descriptor of all who have what holds a page."""
-    owner = held.owner
-    found: list[tuple[int, str, int | None]] = []
-    for file in (owner.file, *owner.more_files):
-        if file:
-            found += [(d.pid, d.comm, d.fd) for d in files.descriptors(file)]
+    owner, files = held.owner, findings.files
+    found = _descriptors(files, (owner.file, *owner.more_files))
+    if not found:
+        found = _descriptors(files, (keeper for _, keeper in _keepers(findings, owner)))
     if owner.mm:
         found += [(task.tgid, task.comm, None) for task in files.processes["mm"].get(owner.mm, ())]
     if owner.task and owner.task in files.tasks.by_address:
         task = files.tasks.by_address[owner.task]
         found.append((task.tgid, task.comm, None))
     return tuple(dict.fromkeys(found))
+
+
+def _descriptors(files: Files, wanted: Iterable[int]) -> list[tuple[int, str, int | None]]:
+    return [(d.pid, d.comm, d.fd) for file in wanted if file for d in files.descriptors(file)]
+
+
+def _keepers(findings: Findings, owner: Owner) -> list[tuple[str, int]]:
+    """Return how the files of an owner are kept by other files, and by which."""
+    return [one for file in (owner.file, *owner.more_files) if file for one in findings.kept.keepers(file)]
+
+
+def _named(findings: Findings, held: Held) -> Held:
+    """Say of a file that is in no descriptor table where it is instead."""
+    owner = held.owner
+    if not owner.file or _descriptors(findings.files, (owner.file, *owner.more_files)):
+        return held
+    how = dict.fromkeys(how for how, _ in _keepers(findings, owner))
+    return replace(held, owner=replace(owner, what=", ".join((owner.what, *how)))) if how else held

@@ -15,6 +15,7 @@ from ..folios import Column
 from . import registry
 from .files import Files
 from .ground import MAX_SECONDS, Ground
+from .kept import Kept, find_kept
 from .model import Claim, Outcome, Owner, Walker
 
 MAX_ROWS = 1 << 25
@@ -71,6 +72,7 @@ class Findings:
         self.files = files
         self.outcomes: list[Outcome] = []
         self.problems: list[str] = []
+        self.kept = Kept()
         self._about: list[tuple[str, Claim]] = []
         self._columns = _Columns()
         self._starts: Column = numpy.zeros(1, numpy.int64)
@@ -94,6 +96,22 @@ class Findings:
         self._columns.gets.append(sums[0].astype(numpy.int64))
         self._columns.pins.append(sums[1].astype(numpy.int64))
         return len(found)
+
+    def look_for_keepers(self, ground: Ground, seconds: float) -> Outcome:
+        """Find out who has the files that nobody has open, if any of them holds a suspect."""
+        outcome = Outcome("of files that files keep")
+        owners = {claim.owner for _, claim in self._about}
+        if all(not owner.file or self._is_open(owner) for owner in owners):
+            return outcome
+        ground.begin(outcome, seconds)
+        try:
+            self.kept = find_kept(ground)
+        except Exception as error:  # as of a walker
+            outcome.state, outcome.why = "failed", f"{type(error).__name__}: {error}"
+        return outcome
+
+    def _is_open(self, owner: Owner) -> bool:
+        return any(self.files.descriptors(file) for file in (owner.file, *owner.more_files) if file)
 
     def finish(self) -> None:
         """Sort what was kept by folio."""
@@ -144,7 +162,8 @@ def find_holders(
         start = time.monotonic()
         _run(ground, walker, outcome, findings, seconds)
         outcome.seconds = time.monotonic() - start
-    findings.problems += [outcome.problem for outcome in findings.outcomes if outcome.problem]
+    kept = findings.look_for_keepers(ground, seconds)
+    findings.problems += [outcome.problem for outcome in (*findings.outcomes, kept) if outcome.problem]
     findings.problems += [f"files: {failure}" for failure in ground.files.failures]
     findings.finish()
     return findings

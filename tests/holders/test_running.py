@@ -17,7 +17,7 @@ from drgn_thp.holders.model import Claim, Damaged, Owner, Walker
 from drgn_thp.holders.running import Findings, Suspects, find_holders
 from tests.fixture import ALL
 
-FILE = Owner("thing", file=0x1000)
+FILE = Owner("thing", mm=0x1000)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ class Planted:
     """
     What the guest says of one holder.
 
-    :ivar pids: Of all processes that have it; none if it is in flight, or registered and closed.
+    :ivar pids: Of all processes that have it; none if no process has it: what a CPU holds.
     :ivar descriptor: Process and descriptor of the one who planted it; the descriptor is None if there is none.
     """
 

@@ -79,7 +79,8 @@ static void pipe_sent(void)
 	send_descriptor(sockets[0], ends[0]);
 	close(ends[0]);
 	close(ends[1]);
-	held_by_nobody("pipe", page, 1);
+	// The descriptor is that of what it would be received from.
+	holds("pipe", page, sockets[1], 1, 0);
 	mark("anon", page, 0, 1, "pipe in flight");
 }
 
@@ -92,7 +93,7 @@ static void pipe_registered(void)
 	register_file(ring.fd, ends[0]);
 	close(ends[0]);
 	close(ends[1]);
-	held_by_nobody("pipe", page, 1);
+	holds("pipe", page, ring.fd, 1, 0);
 	mark("anon", page, 0, 1, "pipe registered");
 }
 
