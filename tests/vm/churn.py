@@ -145,8 +145,9 @@ def look(prog: Any, pages: list[int], looks: Looks = LOOKS) -> Round:
             passing.add(record["pfn"])
             continue
         persistent[record["path"]].append((record["pfn"], end))
-        # What the loop device writes to the file that is the swap area, it holds for as long as that takes.
-        if record["mapping"] != "ram_aops" and not any(record["pfn"] <= pfn < end for pfn in pages):
+        # What the loop device writes to the file that is the swap area, it holds for as long as that takes. Besides,
+        # 5.10 could not move any page of ramfs, held or not: then persistent is right.
+        if record["mapping"] not in ("ram_aops", "ramfs_aops") and not any(record["pfn"] <= pfn < end for pfn in pages):
             result.wrong.append(record)
     for path, folios in persistent.items():
         result.missed += [f"{path} {pfn:#x}" for pfn in pages if not any(start <= pfn < end for start, end in folios)]
