@@ -215,10 +215,11 @@ def _load(load: list[dict[str, Any]]) -> Iterator[str]:
     yield from _table(names, ([one[name] for name in names] for one in load))
     if any(one["wrong"] for one in load):
         yield ""
-        yield "Those of 5.10 that are wrong are not explained to the end: pinned pages that, where their block was offlined,"
-        yield "had been let go, and in further looks at the same instant were pinned still. In the one dump of such an"
-        yield "instant that was kept, a kworker stood in `io_ring_exit_work()`, which waits for a task that was stopped."
-        yield "Seven runs of 5.10 had 0, 0, 1, 5, 5, 5 and 6 such folios, of more than 200,000 each."
+        yield "Those of 5.10 that are wrong are not explained to the end: pinned pages that, where their block was"
+        yield "offlined, had been let go, and in further looks at the same instant were pinned still. In the one dump"
+        yield "of such an instant that was kept, a kworker stood in `io_ring_exit_work()`, which waits for a task"
+        yield "that was stopped. Seven runs of 5.10 had 0, 0, 1, 5, 5, 5 and 6 such folios, of more than 200,000"
+        yield "each."
 
 
 def _scenarios(results: list[Result]) -> Iterator[str]:
