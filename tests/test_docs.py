@@ -34,6 +34,7 @@ from drgn_thp.holders.model import Owner
 from drgn_thp.holders.running import Held
 from drgn_thp.kernel import Kernel
 from drgn_thp.mapping_kinds import MappingKind, MigrateOp
+from drgn_thp.page_owner import Allocation
 from drgn_thp.pagetype import NAMES, PageType
 from drgn_thp.render.text import FOLIO_HEADERS
 from drgn_thp.resources import Resources
@@ -173,6 +174,13 @@ def census(block: Block, refused: Folios | None) -> BlockCensus:
     return found
 
 
+# By a kernel that records who, by one that does not, and nobody's.
+ALLOCATIONS = {
+    16: Allocation(0, 0xCC0, 1, 1, "init", 1.5, ("post_alloc_hook+0x1",)),
+    17: Allocation(0, 0xCC0, None, None, None, None, ()),
+}
+
+
 def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     """Return a whole report on two blocks, and what ``folio`` says of one of the pages."""
     table_of_all = folios()
@@ -192,6 +200,7 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
             end_pfn=1 << 20,
             folios=lambda rows: table_of_all,
             read_folio=lambda pfn: table_of_all,
+            allocation=ALLOCATIONS.get,
             live=False,
         ),
     )
