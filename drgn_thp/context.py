@@ -27,6 +27,7 @@ from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
 from .memmap import Memmap
+from .page_owner import Allocation, PageOwner
 from .processes import Processes, read_processes
 from .resources import Resources, read_resources
 from .rows import Rows
@@ -188,6 +189,22 @@ class Context:
             return read_processes(self.prog)
         except UnknownLayout as error:
             return Processes(self.prog, [], [str(error)])
+
+    @cached_property
+    def _page_owner(self) -> PageOwner | None:
+        try:
+            return PageOwner(self.prog, self.sections)
+        except UnknownLayout as error:
+            self.doubts.notes.append(f"who allocated pages is not known: {error}")
+            return None
+
+    def allocation(self, pfn: int) -> Allocation | None:
+        """
+        Return what page_owner recorded of a page; None if it recorded nothing.
+
+        :raises FaultError: if it cannot be read
+        """
+        return None if self._page_owner is None else self._page_owner.of(pfn)
 
     @cached_property
     def virtio_mem(self) -> VirtioMem:

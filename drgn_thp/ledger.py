@@ -19,6 +19,7 @@ from .folios import Folios
 from .gates import Path
 from .holders.balance import Sheet
 from .holdings import Holdings, Refused
+from .page_owner import Allocation
 
 MAX_PFN_BITS = 52  # physical addresses have at most 64 bits, of which 12 are within the page
 
@@ -48,6 +49,8 @@ class Explanation:
     formulas: tuple[tuple[str, int], ...]
     refusals: tuple[tuple[str, tuple[Refusal, ...]], ...]
     """By path, all checks that refuse, in the order of the kernel."""
+    allocation: Allocation | None = None
+    """Who allocated its first page, on kernels that record it (page_owner)."""
     sheet: Sheet | None = None
     """Who holds the folio, if that was asked, and it is one of a process or file."""
     mappers: tuple[Record, ...] = ()
@@ -55,7 +58,7 @@ class Explanation:
     more_mappers: int = 0
     """How many more there are."""
     problems: tuple[str, ...] = ()
-    """What kept from finding all who hold or map it, in words."""
+    """What kept from finding all who hold, map or allocated it, in words."""
 
     @property
     def refused(self) -> bool:
@@ -150,9 +153,12 @@ def explain(
             raise BadArgument(f"{text}: there is no page frame {pfn:#x} in this target")
         f = context.read_folio(pfn)
         block = next((b.id for b in blocks if b.start_pfn <= int(f.pfn[0]) < b.end_pfn), None)
-        records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
+        allocation, problems = _allocation(context, int(f.pfn[0]))
+        more = {"asked": text, "allocation": None if allocation is None else allocation.record()}
+        records = tuple({**record, **more} for record in describer.folios(f, list(paths), block))
         refusals = tuple((path.name, _refusals(path, f)) for path in paths)
-        explanation = Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals)
+        balance, values = _ledger(context, f), _formulas(f)
+        explanation = Explanation(text, pfn, records, balance, values, refusals, allocation, problems=problems)
         yield _with_holders(context, f, explanation, search) if holders else explanation
 
 
@@ -168,8 +174,16 @@ def _with_holders(context: Context, f: Folios, explanation: Explanation, search:
         sheet=None if found is None else found.sheet,
         mappers=() if found is None else found.mappers,
         more_mappers=0 if found is None else found.more_mappers,
-        problems=tuple(holdings.incomplete),
+        problems=(*explanation.problems, *holdings.incomplete),
     )
+
+
+def _allocation(context: Context, pfn: int) -> tuple[Allocation | None, tuple[str, ...]]:
+    """Return who allocated a page, and what kept from finding out."""
+    try:
+        return context.allocation(pfn), ()
+    except FaultError as error:
+        return None, (f"{pfn:#x}: who allocated it cannot be read: {error}",)
 
 
 def _refusals(path: Path, f: Folios) -> tuple[Refusal, ...]:

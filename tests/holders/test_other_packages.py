@@ -13,7 +13,7 @@ from tests.fixture import ALL
 from tests.tree import ROOT
 
 FIXTURE = ALL[0]
-WALKERS = '''
+WALKERS = """
 from drgn_thp.holders.model import Claim, Owner, Walker
 
 
@@ -22,7 +22,7 @@ def walk(ground):
 
 
 WALKERS = (Walker(kind="widget", summary="a page of a widget", frees="close the widget", walk=walk),)
-'''
+"""
 
 
 def installed(directory: Path, pfn: int) -> None:
