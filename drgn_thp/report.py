@@ -203,8 +203,10 @@ class Report:
         for record in describer.folios(f, scan.paths, refused.block["block"]):
             if record["verdict"] == "refused" and self.question.listed(find_reason(record["reason"])):
                 if confirmation is not None:
-                    label = confirmation.label(places[record["pfn"]], numbers[record["path"]])
+                    number = places[record["pfn"]]
+                    label = confirmation.label(number, numbers[record["path"]])
                     record["confirmed"] = self._count(record["path"], label)
+                    record["confirmed_extra"] = None if record["extra"] is None else confirmation.stays(number)
                 if self.holdings is not None:
                     record.update(self.holdings.fields(record, refused.table))
                 yield record

@@ -42,6 +42,8 @@ DISKS = (
 )
 SCENE = Scene("churn", modules=("virtio_blk",), devices=DISKS)
 LOOKS = Looks(5, 0.5)
+HELD = {"extra-reference", "dma-pinned"}
+"""Reasons that say that a folio is held."""
 PATIENCE = 20.0
 """Seconds for a hold that takes long to end."""
 
@@ -133,15 +135,12 @@ def look(prog: Any, pages: list[int], looks: Looks = LOOKS) -> Round:
     persistent: dict[str, list[tuple[int, int]]] = {path: [] for path in PATHS}
     passing = set()
     for record in report.records():
-        # Much is refused for good without being held: what ramfs has, THPs by compaction, memory that goes offline.
-        if (
-            record["kind"] != "folio"
-            or (record["extra"] or 0) - ("isolated" in (record["reason"], *record["also"])) <= 0
-        ):
+        if record["kind"] != "folio" or surplus(record) <= 0:
             continue
         result.labels[str(record["confirmed"])] += 1
         end = record["pfn"] + (1 << record["order"])
-        if record["confirmed"] != "persistent":
+        # Much is refused for good without being held: what ramfs has, THPs by compaction, memory that goes offline.
+        if record["confirmed"] != "persistent" or (not record["confirmed_extra"] and record["reason"] not in HELD):
             passing.add(record["pfn"])
             continue
         persistent[record["path"]].append((record["pfn"], end))
