@@ -215,9 +215,11 @@ class Report:
         if label is None:
             self.totals.unconfirmed += 1
             return None
-        counts = self.totals.confirmed.setdefault(path, {label.value: 0 for label in Label})
-        counts[label.value] += 1
-        return label.value
+        word: str = label.value
+        if path not in self.totals.confirmed:
+            self.totals.confirmed[path] = {label.value: 0 for label in Label}
+        self.totals.confirmed[path][word] += 1
+        return word
 
     def _compare(self, comparison: Comparison) -> None:
         """Compare the blocks of a live target with what they are by now."""
