@@ -146,24 +146,20 @@ class Wrong:
     """
     A folio that was said to be held all the time, and is none of the twenty.
 
-    :ivar since: When the scan had seen it
-    :ivar until: When it had been looked at for the last time
-    :ivar slack: How long a look took: a hold may have begun before or ended after the reads that count
+    :ivar since: When it was looked at again for the first time
+    :ivar until: When it had been for the last time
     """
 
     where: str
     record: dict[str, Any]
     since: float
     until: float
-    slack: float
 
     def excused(self, slow: list[Slow]) -> bool:
         """Return whether the guest did hold it for that time."""
         pages = range(self.record["pfn"], self.record["pfn"] + (1 << self.record["order"]))
         return any(
-            hold.since <= self.since + self.slack
-            and hold.until >= self.until - self.slack
-            and any(page in pages for page in hold.pages)
+            hold.since <= self.since and hold.until >= self.until and any(page in pages for page in hold.pages)
             for hold in slow
         )
 
@@ -190,19 +186,20 @@ class Judge:
     wrong: list[Wrong] = field(default_factory=list)
     excused: Counter[str] = field(default_factory=Counter)
     counted: dict[str, Counter[str]] = field(default_factory=dict)
-    _offset: float = float("inf")
+    offset: float = float("inf")
 
     def tick(self) -> None:
         """Compare the guest's clock with ours. It was told some time ago, so the least difference is the best."""
         told = re.findall(r"^CLOCK (\d+)\n", self.guest.serial(), re.MULTILINE)
         if told:
-            self._offset = min(self._offset, time.monotonic() - int(told[-1]) / 1000)
+            self.offset = min(self.offset, time.monotonic() - int(told[-1]) / 1000)
 
-    def judge(self, who: str, found: Round, offset: float = 0.0) -> None:
+    def judge(self, who: str, found: Round, offset: float = 0.0, error: float = 0.0) -> None:
         """
         Judge one round.
 
         :param offset: Of the clock of who looked from the guest's
+        :param error: How far wrong that may be
         """
         self.rounds[who] += 1
         self.labels.setdefault(who, Counter()).update(found.labels)
@@ -210,12 +207,14 @@ class Judge:
         self.passing[who] += found.passing
         self.said[who] += len(found.held)
         said: dict[str, list[range]] = {path: [] for path in PATHS}
-        slack = (found.looked - found.scanned) / looking.LOOKS.number + TICK
+        # All looks took about as long.
+        first = found.scanned + (found.looked - found.scanned) / looking.LOOKS.number
+        since, until = first - offset + error, found.looked - offset - error
         for record in found.held:
             pages = range(record["pfn"], record["pfn"] + (1 << record["order"]))
             said[record["path"]].append(pages)
             if not any(page in pages for page in self.pages):
-                self.wrong.append(Wrong(who, record, found.scanned - offset, found.looked - offset, slack))
+                self.wrong.append(Wrong(who, record, since, until))
         self.asked[who] += len(self.pages) * len(PATHS)
         where = f"{who}, round {self.rounds[who]}"
         for path, folios in said.items():
@@ -228,7 +227,7 @@ class Judge:
         self.tick()
         found = look(prog)
         self.tick()
-        self.judge("outside", found, self._offset)
+        self.judge("outside", found, self.offset, TICK)
 
     def inside(self) -> None:
         """Judge the rounds from inside that have come since."""
@@ -263,8 +262,8 @@ class Judge:
             wrong = sum(what.where == who for what in self.wrong)
             lines.append(
                 f"{who}: {rounds} rounds; held pages asked {self.asked[who]}, missed {missed}; "
-                f"wrong {wrong}, excused {self.excused[who]}; passing {self.passing[who]}; "
-                f"{dict(self.labels[who])}; {dict(+self.counted[who])}"
+                f"wrong {wrong}, excused {self.excused[who]}; passing folios {self.passing[who]}; "
+                f"labels {dict(self.labels[who])}; counted {dict(+self.counted[who])}"
             )
         return "\n".join([*lines, f"blocks: {', '.join(blocks)}; held for long: {len(self._slow())}"])
 
@@ -272,18 +271,18 @@ class Judge:
 # -- for a while -------------------------------------------------------------------------------------------------------
 
 
-def run(name: str, seconds: float, inside: bool = False) -> Judge:
+def run(name: str, seconds: float, inside: int = 0) -> Judge:
     """
     Look at one kernel for some time, at least once.
 
-    :param inside: Also from inside, and at least twice
+    :param inside: How often at least to look also from inside, if at all
     :raises GuestError: if the guest is not well, or who looks from inside does not get on
     """
-    with churning(name, inside=inside) as guest:
+    with churning(name, inside=bool(inside)) as guest:
         judge = Judge(guest, held(guest))
         prog, began, end = connect(name, guest), time.monotonic(), time.monotonic() + seconds
         last, seen = began, 0
-        while not judge.rounds or time.monotonic() < end or (inside and judge.rounds["inside"] < 2):
+        while not judge.rounds or time.monotonic() < end or judge.rounds["inside"] < inside:
             told = len(judge.missed)
             judge.outside(prog)
             check(guest)
@@ -312,7 +311,7 @@ def main() -> int:
     arguments = parser.parse_args()
     bad = False
     for name in arguments.kernels:
-        judge = run(name, 60 * arguments.minutes, not arguments.outside)
+        judge = run(name, 60 * arguments.minutes, 0 if arguments.outside else 2)
         bad |= bool(judge.missed or judge.wrong)
     return bad
 

@@ -51,7 +51,7 @@ class Round:
 
     :ivar scanned: When the scan was done, and looking again began
     :ivar looked: When that was done
-    :ivar labels: Of folios with a surplus and paths, by label
+    :ivar labels: Of folios that had a surplus at the scan, and paths: by label, those that are held apart
     :ivar passing: Folios that were refused, but not because somebody holds them all the time
     :ivar held: Folios and paths that are said to be held all the time
     :ivar counted: What changed while the report was made
@@ -87,12 +87,14 @@ def look(prog: Any, looks: Looks = LOOKS) -> Round:
         result.looked = result.looked or time.monotonic()
         if record["kind"] != "folio" or surplus(record) <= 0:
             continue
-        labels[str(record["confirmed"])] += 1
+        label = str(record["confirmed"])
         # Much is refused for good without being held: what ramfs has, THPs by compaction, memory that goes offline.
-        if record["confirmed"] == "persistent" and (record["confirmed_extra"] or record["reason"] in HELD):
+        if label == "persistent" and (record["confirmed_extra"] or record["reason"] in HELD):
             result.held.append({name: record[name] for name in FIELDS})
+            label = "held"
         else:
             passing.add(record["pfn"])
+        labels[label] += 1
     totals = report.totals
     result.labels, result.passing = dict(labels), len(passing)
     result.counted = {

@@ -44,6 +44,6 @@ def test_confirm_tells_what_is_held_from_what_passes(name: str) -> None:
 @pytest.mark.parametrize("name", [entry.name for entry in KERNELS])
 def test_churn(name: str) -> None:
     """Whatever goes on, what is held is said to be, nothing else is, and nothing fails; also from inside."""
-    judge = run(name, SECONDS, inside=name == FROM_INSIDE)
+    judge = run(name, SECONDS, inside=int(name == FROM_INSIDE))
     assert not judge.missed
     assert not judge.wrong
