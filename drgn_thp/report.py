@@ -203,8 +203,10 @@ class Report:
         for record in describer.folios(f, scan.paths, refused.block["block"]):
             if record["verdict"] == "refused" and self.question.listed(find_reason(record["reason"])):
                 if confirmation is not None:
-                    label = confirmation.label(places[record["pfn"]], numbers[record["path"]])
+                    number = places[record["pfn"]]
+                    label = confirmation.label(number, numbers[record["path"]])
                     record["confirmed"] = self._count(record["path"], label)
+                    record["confirmed_extra"] = None if record["extra"] is None else confirmation.stays(number)
                 if self.holdings is not None:
                     record.update(self.holdings.fields(record, refused.table))
                 yield record
@@ -213,9 +215,11 @@ class Report:
         if label is None:
             self.totals.unconfirmed += 1
             return None
-        counts = self.totals.confirmed.setdefault(path, {label.value: 0 for label in Label})
-        counts[label.value] += 1
-        return label.value
+        word: str = label.value
+        if path not in self.totals.confirmed:
+            self.totals.confirmed[path] = {label.value: 0 for label in Label}
+        self.totals.confirmed[path][word] += 1
+        return word
 
     def _compare(self, comparison: Comparison) -> None:
         """Compare the blocks of a live target with what they are by now."""

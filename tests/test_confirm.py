@@ -69,6 +69,12 @@ class Changing:
         new = (old if value is None else value) + add
         self._data[at : at + width] = (new % (1 << 8 * width)).to_bytes(width, "little")
 
+    def map(self, times: int) -> None:
+        """Map the whole folio more often."""
+        self.write("entire_mapcount", add=times)
+        if "large_mapcount" in self.context.layout.fields:
+            self.write("large_mapcount", add=times)
+
     def free(self) -> None:
         """Make the folio's first page a free one."""
         at = self.context.layout.vmemmap + self.pfn * self.size - self._start
@@ -79,9 +85,15 @@ class Changing:
 
     def label(self, change: Change, monkeypatch: pytest.MonkeyPatch) -> str | None:
         """Return the label of the folio."""
+        label: str | None = self.record(change, monkeypatch)["confirmed"]
+        return label
+
+    def record(self, change: Change, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """Return the record of the folio."""
         return self.records(change, monkeypatch)[0]
 
-    def records(self, change: Change, monkeypatch: pytest.MonkeyPatch) -> tuple[str | None, dict[str, Any], Report]:
+    def records(self, change: Change, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any], Report]:
+        """Return the record of the folio, the summary, and the report."""
         reads = 0
 
         def read_now(confirmation: confirm.Confirmation) -> Context:
@@ -97,7 +109,7 @@ class Changing:
         records = list(report.records())
         [mine] = [record for record in records if record.get("pfn") == self.pfn]
         assert [record["kind"] for record in records].index("block") == 0
-        return mine["confirmed"], records[-1], report
+        return mine, records[-1], report
 
 
 @pytest.fixture(params=EACH)
@@ -112,8 +124,8 @@ def nothing(held: Changing, reads: int) -> None:
 
 def test_what_stays_is_persistent(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so is everything else in a dump, in which nothing moves."""
-    label, summary, report = held.records(nothing, monkeypatch)
-    assert label == "persistent"
+    record, summary, report = held.records(nothing, monkeypatch)
+    assert (record["confirmed"], record["confirmed_extra"]) == ("persistent", 1)
     counts = summary["confirm"]["paths"]["offline"]
     assert counts["persistent"] > 1
     assert counts["transient"] == counts["gone"] == 0
@@ -182,15 +194,52 @@ def test_without_a_surplus_it_is_the_reason_that_stays(held: Changing, monkeypat
     assert held.label(unlock, monkeypatch) == "transient"
 
 
+def test_what_passed_does_not_vouch_for_what_stays(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody was passing when the scan came by; since then nobody holds it, and it is refused for another reason."""
+
+    def lock(held: Changing, reads: int) -> None:
+        if reads == 0:
+            held.write("refcount", add=-1)
+            held.write("flags", add=held.context.layout.flag("locked"))
+
+    record = held.record(lock, monkeypatch)
+    assert (record["reason"], record["extra"]) == ("extra-reference", 1)
+    assert (record["confirmed"], record["confirmed_extra"]) == ("transient", 0)
+
+
+def test_refused_for_good_but_held_for_a_moment(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locked for good: that is persistent, but it is not held, whoever was passing when the scan came by."""
+    held.write("flags", add=held.context.layout.flag("locked"))
+    record = held.record(since(0, "refcount", add=-1), monkeypatch)
+    assert (record["reason"], record["extra"]) == ("locked", 1)
+    assert (record["confirmed"], record["confirmed_extra"]) == ("persistent", 0)
+
+
+def test_held_whatever_else_refuses_it(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locked when the scan came by, which is not what keeps it."""
+    locked = held.context.layout.flag("locked")
+    held.write("flags", add=locked)
+    record = held.record(since(READS, "flags", add=-locked), monkeypatch)
+    assert record["reason"] == "locked"
+    assert (record["confirmed"], record["confirmed_extra"]) == ("persistent", 1)
+
+
+def test_how_much_stays(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least of all looks; nothing is said of what is gone."""
+    held.write("refcount", add=2)
+    assert held.record(nothing, monkeypatch)["confirmed_extra"] == 3
+    assert held.record(since(READS, "refcount", add=-1), monkeypatch)["confirmed_extra"] == 2
+    assert held.record(since(READS, "refcount", add=1), monkeypatch)["confirmed_extra"] == 2
+    assert held.record(since(READS, "index", add=1), monkeypatch)["confirmed_extra"] is None
+
+
 def test_forked_but_held_is_persistent(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the surplus that counts, not the references."""
 
     def fork(held: Changing, reads: int) -> None:
         if reads == READS:
             held.write("refcount", add=1)
-            held.write("entire_mapcount", add=1)
-            if "large_mapcount" in held.context.layout.fields:
-                held.write("large_mapcount", add=1)
+            held.map(1)
 
     assert held.label(fork, monkeypatch) == "persistent"
 
@@ -238,8 +287,14 @@ def test_unplugged_is_gone(held: Changing, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_contradictory_all_the_time_is_transient(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing can be said but that it changes."""
-    assert held.label(since(READS, "refcount", value=1), monkeypatch) == "transient"
+    """Nothing can be said but that it changes: more mappings than references."""
+
+    def contradict(held: Changing, reads: int) -> None:
+        if reads == READS:
+            held.map(5)
+
+    record = held.record(contradict, monkeypatch)
+    assert (record["confirmed"], record["confirmed_extra"]) == ("transient", None)
 
 
 def test_truncated_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,8 +310,8 @@ def test_interrupted(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
         if reads == READS:
             raise KeyboardInterrupt
 
-    label, summary, report = held.records(interrupt, monkeypatch)
-    assert label is None
+    record, summary, report = held.records(interrupt, monkeypatch)
+    assert record["confirmed"] is record["confirmed_extra"] is None
     assert any("not looked at again" in what for what in report.incomplete)
     assert summary["incomplete"]
 
@@ -264,8 +319,8 @@ def test_interrupted(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_many_are_counted(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
     """What there is no room for has no label."""
     monkeypatch.setattr(confirm, "MAX_SUSPECTS", 0)
-    label, _, report = held.records(nothing, monkeypatch)
-    assert label is None
+    record, _, report = held.records(nothing, monkeypatch)
+    assert record["confirmed"] is record["confirmed_extra"] is None
     assert report.totals.unconfirmed > 0
 
 

@@ -215,8 +215,13 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     monkeypatch.setattr(report_module, "Scan", lambda *arguments: scan)
     records = list(report_module.Report(context, report_module.Question(judged)).records())
     # The same again, its folios looked at again.
-    labels = iter([None, *Label])
-    again = SimpleNamespace(add=lambda f: 0, run=lambda: None, label=lambda number, path: next(labels, None))
+    labels, references = iter([None, *Label]), iter([None, 0, 1])
+    again = SimpleNamespace(
+        add=lambda f: 0,
+        run=lambda: None,
+        label=lambda number, path: next(labels, None),
+        stays=lambda number: next(references, None),
+    )
     monkeypatch.setattr(report_module, "check_looks", lambda context, looks: None)
     monkeypatch.setattr(report_module, "Confirmation", lambda *arguments: again)
     records += report_module.Report(context, report_module.Question(judged, looks=Looks(1, 1))).records()

@@ -14,7 +14,10 @@ from .cache import cache_dir, new_directory
 SOURCES = Path(__file__).parent / "workload"
 # Static: the guest has no library, and no file system but the initramfs.
 # What programs use of another one's folder.
-BORROWED = {"holders": ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h")}
+BORROWED = {
+    "churn": ("inside/python.c", "inside/python.h"),
+    "holders": ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h"),
+}
 COMPILER = ("gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror")
 
 
