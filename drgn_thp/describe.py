@@ -12,11 +12,11 @@ from . import formulas
 from .blocks import Block
 from .census import BlockCensus
 from .context import Context
-from .folios import Folios
+from .folios import Column, Folios
 from .gates import Path, find_path
 from .pagetype import NAMES, PageType
 from .unplug import Fate, Tried, predict, predict_all
-from .verdicts import block_verdict, unreadable
+from .verdicts import block_verdict, duration, unreadable
 from .virtio_mem import Device
 from .zones import Zone
 
@@ -72,11 +72,14 @@ class Describer:
         names = self.context.layout.zone_names
         return names[index] if index < len(names) else None
 
-    def folios(self, f: Folios, paths: list[Path], block: int | None) -> Iterator[Record]:
+    def folios(
+        self, f: Folios, paths: list[Path], block: int | None, passing: Column | None = None
+    ) -> Iterator[Record]:
         """
         Yield a record for every folio and path, folio by folio.
 
         :param paths: As the target's kernel has them
+        :param passing: Which of them are held by what lets go of them by itself alone, if anybody asked
         """
         columns = {
             "refcount": f.refcount,
@@ -103,7 +106,8 @@ class Describer:
             facts["zone"] = self.zone_name(int(f.zone[i]))
             facts["node"] = int(f.node[i])
             for path, verdict in verdicts:
-                word = _verdict(verdict, i, bool(f.undecided[i]), bool(f.changing[i]))
+                passes = passing is not None and bool(passing[i])
+                word = _verdict(verdict, i, bool(f.undecided[i]), bool(f.changing[i]), passes)
                 yield {"schema": SCHEMA, "kind": "folio", **common, "path": path.name, **word, **facts}
 
     def _flags(self, f: Folios) -> list[list[str]]:
@@ -141,18 +145,6 @@ class Describer:
         """Return the record of a memory block."""
         block = census.block
         shift = self.context.kernel.page_shift
-        paths: Record = {}
-        for name, counts in census.paths.items():
-            verdict, word = block_verdict(self.context, census, name)
-            paths[name] = {
-                "verdict": verdict or None,
-                "answer": word or None,
-                "refused": counts.refused,
-                "refused_pages": counts.refused_pages,
-                "wrongly_refused": counts.wrongly,
-                "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
-                "durations": dict(sorted(counts.durations.items())),
-            }
         zones = sorted(census.zones, key=lambda place: (-census.zones[place], place)) or [
             (zone.node, zone.index)
             for zone in self.context.zones
@@ -179,8 +171,24 @@ class Describer:
             "changing_folios": census.changing,
             "changed": census.changed,
             "virtio_mem": self._virtio_mem(census),
-            "paths": paths,
+            "paths": self.paths(census),
         }
+
+    def paths(self, census: BlockCensus) -> Record:
+        """Return what of a memory block's record each path makes of it."""
+        paths: Record = {}
+        for name, counts in census.paths.items():
+            verdict, word = block_verdict(self.context, census, name)
+            paths[name] = {
+                "verdict": verdict or None,
+                "answer": word or None,
+                "refused": counts.refused,
+                "refused_pages": counts.refused_pages,
+                "wrongly_refused": counts.wrongly,
+                "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
+                "durations": dict(sorted(counts.durations.items())),
+            }
+        return paths
 
     def _virtio_mem(self, census: BlockCensus) -> Record | None:
         """Return what virtio-mem has of a memory block, and what it could unplug of it; None if it is not its."""
@@ -258,7 +266,7 @@ class Describer:
         return zone.start_pfn << shift < device.end and device.start < zone.end_pfn << shift
 
 
-def _verdict(verdicts: Any, i: int, undecided: bool, changing: bool) -> Record:
+def _verdict(verdicts: Any, i: int, undecided: bool, changing: bool, passing: bool) -> Record:
     mask, primary = int(verdicts.mask[i]), int(verdicts.primary[i])
     if primary < 0 or changing:
         return {
@@ -278,7 +286,7 @@ def _verdict(verdicts: Any, i: int, undecided: bool, changing: bool) -> Record:
         "verdict": "refused",
         "reason": gate.reason.name,
         "also": also,
-        "duration": gate.duration.value,
+        "duration": duration(verdicts.gates, mask, primary, passing).value,
         "check": gate.kernel,
         "wrongly_refused": gate.wrongly,
     }
