@@ -70,9 +70,9 @@ def _write_sheet(sheet: Sheet, out: TextIO) -> None:
     out.write("held by\n")
     rows = []
     for record in sheet.records():
-        inferred = "" if record["exact"] else ", inferred"
+        words = (", inferred" * (not record["exact"]), ", lets go by itself" * record["transient"])
         pins = f"{record['pins']} pinned" if record["pins"] else ""
-        what = f"{printable(record['kind'])}: {printable(record['owner'])}{inferred}"
+        what = f"{printable(record['kind'])}: {printable(record['owner'])}{''.join(words)}"
         rows.append([what, process(record), pins, str(record["refs"])])
     rows.append(["UNEXPLAINED", "", "", str(sheet.unexplained)])
     align = ("left", "left", "left", "right")

@@ -9,8 +9,9 @@ from typing import Any
 
 from drgn import FaultError
 
+from .census import BlockCensus
 from .context import Context
-from .folios import Folios
+from .folios import Column, Folios
 from .holders import registry
 from .whose import Found, Record, Table, Whose
 
@@ -36,12 +37,19 @@ class Refused:
 
     :ivar first: The number of the first of them, for who counts them all
     :ivar table: Who holds and maps them; None if nobody was looked for
+    :ivar census: What the block's record was made of, without the folios
     """
 
     block: Record
     folios: Folios | None
     first: int = 0
     table: Table | None = None
+    census: BlockCensus | None = None
+
+    @property
+    def passing(self) -> Column | None:
+        """Which of the folios are held by what lets go of them by itself alone; None if nobody was looked for."""
+        return None if self.table is None else self.table.passing
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 from .blocks import Block
@@ -22,6 +22,7 @@ from .gates import Path, Reason, find_reason
 from .holdings import Holdings, Refused
 from .hotplug import Comparison, list_blocks
 from .scan import Scan
+from .verdicts import without
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Report:
         if self.holdings is not None:
             blocks = self.holdings.found(blocks)
         for refused in blocks:
-            yield refused.block
+            yield self._settled(describer, scan, refused)
             yield from self._listed(describer, scan, refused, confirmation)
         yield from describer.devices()
         yield self.summary()
@@ -173,10 +174,18 @@ class Report:
                 self.totals.add(census)
                 if not census.changed:
                     comparison.told(census.block)
-                yield Refused(describer.block(census), census.refused)
+                counts = replace(census, refused=None, obstacles=None)
+                yield Refused(describer.block(census), census.refused, census=counts)
             self._compare(comparison)
         except KeyboardInterrupt:
             self.totals.interrupted = True
+
+    def _settled(self, describer: Describer, scan: Scan, refused: Refused) -> Record:
+        """Return the record of a block, after who holds its folios was found."""
+        passing = refused.passing
+        if passing is None or not passing.any() or refused.folios is None or refused.census is None:
+            return refused.block
+        return {**refused.block, "paths": describer.paths(without(refused.census, scan.paths, refused.folios, passing))}
 
     def _looked_again(self, confirmation: Confirmation, blocks: Iterable[Refused]) -> list[Refused]:
         """Return the same, after all folios that may be listed have been looked at again."""
@@ -200,7 +209,7 @@ class Report:
         self.noted(f)
         numbers = {path.name: i for i, path in enumerate(scan.paths)}
         places = {} if confirmation is None else {pfn: refused.first + i for i, pfn in enumerate(f.pfn.tolist())}
-        for record in describer.folios(f, scan.paths, refused.block["block"]):
+        for record in describer.folios(f, scan.paths, refused.block["block"], refused.passing):
             if record["verdict"] == "refused" and self.question.listed(find_reason(record["reason"])):
                 if confirmation is not None:
                     number = places[record["pfn"]]

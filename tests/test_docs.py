@@ -230,10 +230,14 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     found = Found(Sheet(16, ((pipe, 1, ()),), 0, 0), (), 0, None)
     chain = {"confidence": "none", "pid": None, "comm": None, "fd": None, "file": False, "via": ["kmalloc-8"]}
     trail = replace(found, chains=(chain,))
-    whose = SimpleNamespace(problems=[], table=lambda f: SimpleNamespace(of=lambda pfn: found if pfn < 18 else None))
+
+    def table_of(one: Found) -> Any:
+        return lambda f: SimpleNamespace(of=lambda pfn: one if pfn < 18 else None, passing=numpy.zeros(len(f), bool))
+
+    whose = SimpleNamespace(problems=[], table=table_of(found))
     monkeypatch.setattr(holdings, "Whose", lambda context, tables, search: whose)
     records += report_module.Report(context, report_module.Question(judged, holders=True)).records()
-    whose.table = lambda f: SimpleNamespace(of=lambda pfn: trail if pfn < 18 else None)
+    whose.table = table_of(trail)
     records += report_module.Report(context, report_module.Question(judged, holders=True, search=True)).records()
     for explanation in ledger.explain(context, ["0x10"], judged, holders=True):
         records += explanation.records

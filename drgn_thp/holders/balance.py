@@ -45,6 +45,12 @@ class Sheet:
         """Return whether more was found than there is: an error of drgn_thp."""
         return self.unexplained < 0 < self.explained
 
+    @property
+    def passing(self) -> bool:
+        """Return whether all references that mm does not expect are held by what lets go of them by itself."""
+        held = [held for held, references, _ in self.holders if references]
+        return self.unexplained == 0 and bool(held) and all(one.transient for one in held)
+
     def records(self) -> list[dict[str, Any]]:
         """Return the holders as records."""
         result = []
@@ -65,6 +71,7 @@ class Sheet:
                     "refs": references,
                     "pins": held.pins,
                     "exact": held.exact,
+                    "transient": held.transient,
                 }
             )
         return result

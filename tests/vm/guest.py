@@ -152,11 +152,26 @@ class Guest:
 
         A guest that does something is not taken for idle because this machine has no time for it.
         """
-        spent = 0
+        return sum(self._spent())
+
+    def ran(self) -> float:
+        """
+        Return for how many seconds the guest has run: those of all its CPUs, added up.
+
+        What is given a guest in this measure it gets, however busy this machine is.
+        """
+        return self._spent()[0]
+
+    def _spent(self) -> tuple[float, float]:
+        """Return for how long the emulator's threads have run, and for how long they have waited for a CPU."""
+        running = waiting = 0
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
-            running, waiting, _ = (task / "schedstat").read_text().split()
-            spent += int(running) + int(waiting)
-        return spent / 1e9
+            try:
+                words = (task / "schedstat").read_text().split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+            running, waiting = running + int(words[0]), waiting + int(words[1])
+        return running / 1e9, waiting / 1e9
 
     def serial(self) -> str:
         """Return what the guest has printed on its console so far."""

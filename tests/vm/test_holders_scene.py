@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from drgn_thp.gates import find_path
 from drgn_thp.holders import registry
 from drgn_thp.kernel import GUP_PIN_COUNTING_BIAS
+from drgn_thp.ledger import explain
 from tests.odd.cores import Core, filtered
 
 from .dumps import Dump, ensure_dump
@@ -149,6 +151,24 @@ def test_pins_weigh_what_they_should(case: Case) -> None:
         for sheet in case.found.sheets.values()
         for held, references, _ in sheet.holders
     )
+
+
+def test_rings_that_are_being_closed(case: Case) -> None:
+    """Nobody has them open; they end by themselves, unless somebody who has to help is stopped: so does the verdict."""
+    context = case.machine.context
+    for scenario, passes in (("uring_closing", True), ("uring_stopped", False)):
+        one = next(p for p in case.planted if p.scenario == scenario and p.kind == "io-uring")
+        sheet = case.found.sheets[case.machine.head(one.pfn)]
+        assert [held.owner.what for held, _, _ in sheet.holders] == [
+            "fixed buffer 0, ring being closed" + ", which waits for a process that is stopped" * (not passes)
+        ]
+        assert sheet.passing is passes
+        offline = find_path("offline").of(context.kernel)
+        for holders in (False, True):
+            [told] = explain(context, [hex(one.pfn)], [offline], holders=holders)
+            lasts = "transient" if passes and holders else "endless"
+            assert (told.records[0]["reason"], told.records[0]["duration"]) == ("dma-pinned", lasts), scenario
+            assert told.refusals[0][1][0].duration == lasts
 
 
 @pytest.mark.parametrize("name", TOO_NEW)

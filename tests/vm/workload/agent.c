@@ -5,6 +5,8 @@
 #include "lab.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -18,11 +20,12 @@
 #define BLOCK_PAGES 0x8000UL
 
 static int port = -1;
-// A page of its own for each command: what the process that did it found out.
+// What the process that did a command found out; and whether processes are to stand still.
 static volatile struct outcome {
 	long result;
 	int error, status;
 	uint64_t before, after;
+	int stopped;
 } *outcome;
 static pid_t writer;
 
@@ -58,10 +61,10 @@ static int ended(pid_t pid, int seconds)
 	}
 }
 
-static const char *killed(pid_t pid)
+static const char *killed(pid_t pid, int seconds)
 {
 	kill(pid, SIGKILL);
-	return ended(pid, GRACE) ? "endless" : "blocked";
+	return ended(pid, seconds) ? "endless" : "blocked";
 }
 
 static void move_one(const struct mark *m, int flags)
@@ -96,7 +99,7 @@ static void move(char *rest)
 			dprintf(port, "A %d %ld %d %d %#lx %#lx\n", index, outcome->result, outcome->error, outcome->status,
 				outcome->before, outcome->after);
 		else
-			dprintf(port, "A %d %s\n", index, killed(pid));
+			dprintf(port, "A %d %s\n", index, killed(pid, GRACE));
 	}
 }
 
@@ -145,11 +148,21 @@ static int is_offline(uint64_t pfn)
 	return read_file(path, state, sizeof(state)) || !strncmp(state, "offline", 7);
 }
 
-// freeze, thaw: the load. A signal would stop it as well, but who is stopped does not do what the kernel has asked of
-// it, and what waits for that would keep its pages for as long (io_ring_exit_work()); who is frozen does it.
-static void freeze(int on)
+// stop, go: all processes but this one. Only programs whose processes wait when they get the signal know them: see
+// load/actors.c.
+static void stop(int on)
 {
-	check(write_file("/group/load/cgroup.freeze", on ? "1" : "0") == 0, "cgroup.freeze");
+	outcome->stopped = on;
+	if (on)
+		check(kill(-1, SIGUSR1) == 0, "no process to stop");
+	else
+		syscall(SYS_futex, &outcome->stopped, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+void wait_while_stopped(void)
+{
+	while (outcome->stopped)
+		syscall(SYS_futex, &outcome->stopped, FUTEX_WAIT, 1, NULL, NULL, 0);
 }
 
 // used START END: the page frames of a range that are neither free nor gone, in runs that look alike.
@@ -243,7 +256,7 @@ static void serve(char *line)
 	else if (!strcmp(command, "wait"))
 		wait_for_writer(atoi(rest));
 	else if (!strcmp(command, "kill"))
-		dprintf(port, "K %s\n", killed(writer));
+		dprintf(port, "K %s\n", killed(writer, *rest ? atoi(rest) : GRACE));
 	else if (!strcmp(command, "pages"))
 		pages();
 	else if (!strcmp(command, "used"))
@@ -252,10 +265,10 @@ static void serve(char *line)
 		alone(rest);
 	else if (!strcmp(command, "fragment"))
 		fragment(rest);
-	else if (!strcmp(command, "freeze"))
-		freeze(1);
-	else if (!strcmp(command, "thaw"))
-		freeze(0);
+	else if (!strcmp(command, "stop"))
+		stop(1);
+	else if (!strcmp(command, "go"))
+		stop(0);
 	else
 		dprintf(port, "ERROR no such command\n");
 	dprintf(port, ".\n");

@@ -129,6 +129,8 @@ int read_file(const char *path, char *buffer, size_t size);
 void prepare_report(void);
 void report(void);
 void open_agent(void);
+// For who is told to stop by a signal: comes back when the harness says so, however late it was to notice.
+void wait_while_stopped(void);
 void agent(void) __attribute__((noreturn));
 
 // --- a program's own folder
