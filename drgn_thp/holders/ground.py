@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -100,6 +100,13 @@ class Ground:
                 found = None
             self._types[name] = found
         return self._types[name]
+
+    def choose(self, name: str, member: str, filename: str) -> None:
+        """Of several structures of one name take that which has a member, or else that of a file, as DWARF knows it."""
+        if not self.has(name, member):
+            with suppress(LookupError):
+                self._types[name] = self.prog.type(name, filename)
+                self._offsets = {key: offset for key, offset in self._offsets.items() if key[0] != name}
 
     def has(self, type_: str, member: str = "") -> bool:
         """Return whether there is such a type, with such a member (``"a.b"`` for one inside another)."""

@@ -91,6 +91,26 @@ def fetch(kernel: Kernel, refresh: bool = False) -> Files:
     raise FetchError(f"kernel {kernel.name}: no version of it could be fetched; tried " + "; ".join(failures))
 
 
+def module_symbols(kernel: Kernel, version: str) -> tuple[Path, ...]:
+    """
+    Return the debug information of the modules that need it, from the cache or fetched now.
+
+    :raises FetchError: if it cannot be had
+    """
+    if not kernel.module_symbols:
+        return ()
+    directory = cache_dir() / "symbols" / "-".join((kernel.name, version, *kernel.module_symbols))
+    if not directory.exists():
+        apt = _Apt(kernel)
+        with new_directory(directory) as scratch:
+            for package in sorted(apt.kernel_packages(kernel.metapackages[1], version)):
+                _unpack(apt.download(package, version, scratch), scratch, [f"*/{m}.ko" for m in kernel.module_symbols])
+            for name in kernel.module_symbols:
+                shutil.move(_the_one(scratch, [f"usr/lib/debug/**/{name}.ko"]), scratch / f"{name}.ko")
+            shutil.rmtree(scratch / "usr")
+    return tuple(directory / f"{name}.ko" for name in kernel.module_symbols)
+
+
 def newest_cached(kernel: Kernel) -> Files | None:
     """Return the kernel most recently fetched into the cache, if any."""
     found = sorted(_kernel_cache(kernel).glob("*/meta.json"), key=lambda path: path.stat().st_mtime)

@@ -18,6 +18,7 @@ class Kernel:
     :ivar suites: Suites of the distribution to look into; the newest version that can really be fetched wins.
     :ivar lacks: Scenarios of the workload that this kernel cannot show. The guest must say the same, or the test fails.
     :ivar flavour: The smallest flavour whose debug package is not of the order of a gigabyte.
+    :ivar module_symbols: Modules of the scene of holders that only their own debug information describes.
     :ivar image_only: Fetch the image of the series without debug information, even of a version that the suite has no
         metapackage for any more.
     """
@@ -26,6 +27,7 @@ class Kernel:
     suites: tuple[str, ...]
     lacks: frozenset[str] = frozenset()
     flavour: str = "cloud-amd64"
+    module_symbols: tuple[str, ...] = ()
     image_only: bool = False
 
     @property
@@ -69,6 +71,8 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_CMA
         | NO_MIN_ORDER
         | {"secretmem", "udmabuf", "uring_provided"},
+        # BTF of modules is newer.
+        module_symbols=("vfio", "vfio_iommu_type1"),
     ),
     Kernel(
         "6.1",

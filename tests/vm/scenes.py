@@ -86,7 +86,14 @@ GIGANTIC = Scene(
 )
 
 # The kernel is not asked about these: what is tested is who holds what.
-HOLDERS = Scene("holders", modules=("nbd",), memory_mib=512)
+HOLDERS = Scene(
+    "holders",
+    modules=("nbd", "vfio_iommu_type1", "vfio_pci"),
+    arguments=("intel_iommu=on",),
+    # Devices that may be given away: for each, an IOMMU has page tables of what it may reach.
+    devices=("-machine", "q35", "-device", "intel-iommu", "-device", "pci-testdev", "-device", "pci-testdev"),
+    memory_mib=512,
+)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from drgn import FaultError
@@ -20,6 +20,7 @@ from drgn_thp.holders import registry
 from drgn_thp.holders.balance import sheets
 from drgn_thp.holders.files import Files
 from drgn_thp.holders.running import Findings, find_holders
+from drgn_thp.target import TargetSpec
 from tests.engine.damage import EXTREMES, Patient
 from tests.engine.overlay import Overlay
 
@@ -49,6 +50,10 @@ class Watched(Overlay):
     def __init__(self, dump: Dump) -> None:
         self.reads: dict[int, int] = {}
         super().__init__(dump)
+
+    def spec(self, dump: Dump) -> TargetSpec:
+        """Return how to open a dump: with all that walkers need."""
+        return replace(super().spec(dump), symbols=tuple(map(str, dump.symbols)))
 
     def _read(self, address: int, count: int, position: int) -> bytes:
         self.reads[address] = max(count, self.reads.get(address, 0))

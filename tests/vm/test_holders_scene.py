@@ -33,6 +33,7 @@ WALKERS: dict[str, str] = {
     "aio": "aio",
     "udmabuf": "udmabuf",
     "process-vm": "process-vm",
+    "vfio": "vfio",
     "batch": "lru-batch",
 }
 # Of the kernel's own pages, which have no balance.
@@ -110,6 +111,17 @@ def test_everybody_is_found(case: Case) -> None:
         assert mine, (one, holders)
         assert one.gets in (None, sum(held.gets for held in mine)), (one, mine)
         assert one.pins in (None, sum(held.pins for held in mine)), (one, mine)
+
+
+def test_vfio_without_tables_of_an_iommu(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the process's own tables, which lack one page by now: that is left over, and nothing is found in its place."""
+    monkeypatch.setattr("drgn_thp.holders.vfio.domain_tables", lambda ground, domain: None)
+    found = case.machine.find()
+    one = next(h for h in case.planted if h.scenario == "vfio_remapped" and h.pfn in found.unbalanced())
+    assert found.unbalanced() == {one.pfn: (GUP_PIN_COUNTING_BIAS, 1)}
+    held = [held for sheet in found.sheets.values() for held, _, _ in sheet.holders if held.kind == "vfio"]
+    assert held
+    assert not any(one.exact for one in held)
 
 
 def test_pages_of_the_kernel(case: Case) -> None:
