@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 import numpy
-from drgn import FaultError, Object, PlatformFlags, Program, Type
+from drgn import FaultError, Object, PlatformFlags, Program, Type, sizeof
 from drgn.helpers.linux.module import for_each_module
 
 from ..context import Context
@@ -198,7 +198,7 @@ class Ground:
         inside = self.type(type_)
         for name in member.split("."):
             inside = inside.unaliased().member(name).type
-        size = int(inside.unaliased().size or 8)
+        size = sizeof(inside)
         order = "little" if self.byteorder == "<" else "big"
         return int.from_bytes(self.read(address + self.offset(type_, member), size), order)  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
 
 CONTEXT, BUFFER, REGION = "struct io_ring_ctx", "struct io_mapped_ubuf", "struct io_mapped_region"
-LIST = "struct io_buffer_list"
+LIST, QUEUE, AREA = "struct io_buffer_list", "struct io_zcrx_ifq", "struct io_zcrx_area"
 MAX_BUFFERS = 1 << 16  # IORING_MAX_REG_BUFFERS is 1 << 14
 MAX_BVECS = 1 << 22
 _KERNEL_BUFFER = 1  # IO_REGBUF_F_KBUF: pages of a request, not pinned by io_uring
@@ -29,6 +29,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
                 shared.setdefault(buffer, []).append((index, file))
             yield from _regions(ground, ring, file)
             yield from _provided(ground, ring, file)
+    yield from _received(ground)
     for buffer, places in shared.items():
         with ground.part(f"buffer {buffer:#x}"):
             if ground.has(BUFFER, "flags") and ground.uint(BUFFER, buffer, "flags") & _KERNEL_BUFFER:
@@ -104,6 +105,33 @@ def _provided(ground: Ground, ring: int, file: int) -> Iterator[Claim]:
             if count and not by_kernel:
                 pages = ground.words(ground.pointer(LIST, address, "buf_pages"), count)
                 yield Claim(owner, ground.pfns(pages), pins=1)
+
+
+def _received(ground: Ground) -> Iterator[Claim]:
+    """Yield memory that packets are received into without a copy, which several rings may share. As of v7.3."""
+    if not ground.has(QUEUE, "nr_areas"):
+        return
+    shared: dict[int, list[int]] = {}
+    for file, ring in ground.files.having([ground.symbol("io_uring_fops")]):
+        with ground.part(f"io_uring {ring:#x}"):
+            for _, queue in ground.xarray(ring + ground.offset(CONTEXT, "zcrx_ctxs")):
+                shared.setdefault(queue, []).append(file)
+    for file, queue in ground.files.having([ground.symbol("zcrx_box_fops")]):
+        shared.setdefault(queue, []).append(file)
+    for queue, files in shared.items():
+        with ground.part(f"reception {queue:#x}"):
+            more = tuple(files[1:])
+            yield from _region(ground, queue + ground.offset(QUEUE, "rq_region"), Owner("refill ring", files[0], more))
+            count = ground.uint(QUEUE, queue, "nr_areas")
+            if count > MAX_BUFFERS:
+                raise Damaged(f"{count} areas")
+            for area in ground.words(ground.pointer(QUEUE, queue, "areas"), count).tolist():
+                if area and not ground.uint(AREA, area, "mem.is_dmabuf"):
+                    pages = ground.uint(AREA, area, "mem.nr_folios")
+                    if pages > MAX_BVECS:
+                        raise Damaged(f"{pages} pages")
+                    array = ground.words(ground.pointer(AREA, area, "mem.pages"), pages)
+                    yield Claim(Owner("area to receive into", files[0], more), ground.pfns(array), pins=1)
 
 
 WALKERS = (

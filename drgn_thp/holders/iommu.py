@@ -83,11 +83,11 @@ def domain_tables(ground: Ground, domain: int) -> Tables | None:
     """
     operations = ground.pointer(DOMAIN, domain, "ops")
     translate = 0
-    for type_ in ("struct iommu_domain_ops", "struct iommu_ops"):  # of domains alone since v5.18
+    for type_ in ("struct iommu_domain_ops", "struct iommu_ops"):  # v6.1 has operations of domains apart
         if ground.has(type_, "iova_to_phys"):
             translate = ground.pointer(type_, operations, "iova_to_phys")
             break
-    # Tables that drivers have in common, since v6.19 or so: each format has a function of its own.
+    # In v7.3 drivers share the code for tables, and each format has a function of its own.
     for name, member in (("vtdss", "vtdss_pt"), ("x86_64", "x86_64_pt")):
         table = f"struct pt_iommu_{name}"
         if translate and translate == ground.symbol(f"pt_iommu_{name}_iova_to_phys") and ground.has(table, member):

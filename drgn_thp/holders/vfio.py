@@ -70,7 +70,7 @@ def _of_group(ground: Ground, group: int) -> int:
 
 
 def _of_device(ground: Ground, private: int) -> int:
-    # A file has a structure of its own since v6.6, which has no group if the device was opened without one.
+    # In v6.12 a file has a structure of its own. A device that was opened without a group has none.
     device = ground.pointer(OPENED, private, "device") if private and ground.has(OPENED) else private
     return _of_group(ground, ground.pointer(DEVICE, device, "group")) if device else 0
 

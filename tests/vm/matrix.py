@@ -51,6 +51,8 @@ NO_POISON = frozenset(
 
 # Of io_uring: buffers cloned from ring to ring since 6.12, rings in memory of the process since 6.5.
 NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
+# Reception into memory of the process, for no device.
+NO_RECEPTION = frozenset({"uring_zcrx"})
 # ext4 with blocks larger than pages, since 6.19.
 NO_MIN_ORDER = frozenset({"ext4_min_order"})
 # Built without.
@@ -68,18 +70,26 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_POISON
         | FUSE_COPIES
         | NO_CLONES
+        | NO_RECEPTION
         | NO_CMA
         | NO_MIN_ORDER
         | {"secretmem", "udmabuf", "uring_provided"},
         # BTF of modules is newer.
-        module_symbols=("vfio", "vfio_iommu_type1"),
+        module_symbols=("vfio", "vfio_iommu_type1", "vmw_vmci", "orangefs", "rds", "fuse"),
     ),
     Kernel(
         "6.1",
         ("bookworm", "bookworm-updates", "bookworm-security"),
-        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | NO_CMA | NO_MIN_ORDER | {"hugetlb_fixed", "udmabuf"},
+        lacks=NO_MTHP
+        | NO_POISON
+        | FUSE_COPIES
+        | NO_CLONES
+        | NO_RECEPTION
+        | NO_CMA
+        | NO_MIN_ORDER
+        | {"hugetlb_fixed", "udmabuf"},
     ),
-    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_CMA | NO_MIN_ORDER),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_RECEPTION | NO_CMA | NO_MIN_ORDER),
     Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),
 )
 

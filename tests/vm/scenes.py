@@ -88,7 +88,7 @@ GIGANTIC = Scene(
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene(
     "holders",
-    modules=("nbd", "vfio_iommu_type1", "vfio_pci"),
+    modules=("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse"),
     arguments=("intel_iommu=on",),
     # Devices that may be given away: for each, an IOMMU has page tables of what it may reach.
     devices=("-machine", "q35", "-device", "intel-iommu", "-device", "pci-testdev", "-device", "pci-testdev"),

@@ -34,6 +34,10 @@ WALKERS: dict[str, str] = {
     "udmabuf": "udmabuf",
     "process-vm": "process-vm",
     "vfio": "vfio",
+    "vmci": "vmci",
+    "orangefs": "orangefs",
+    "rds": "rds",
+    "fuse": "fuse",
     "batch": "lru-batch",
 }
 # Of the kernel's own pages, which have no balance.

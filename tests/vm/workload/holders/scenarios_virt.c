@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Memory that was given to devices and to other machines.
+#include "../fuse.h"
 #include "holders.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
+#include <linux/io_uring.h>
+#include <linux/rds.h>
 #include <linux/vfio.h>
+#include <netinet/in.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/sysmacros.h>
 
 // The devices that are there for this only, by what their maker calls them.
 #define TEST_DEVICE "0x1b36 0x0005"
@@ -109,8 +117,183 @@ static void vfio_remapped(void)
 	mark_pfn("anon", pfn, 1, 1, "unmapped");
 }
 
+// A host's side of a virtual machine of VMware's: its notifications, and a queue pair of two pages each way.
+static void vmci(void)
+{
+	struct {
+		uint32_t context, flags;
+	} init = {16, 0};
+	struct {
+		uint64_t address;
+		int32_t result;
+		uint32_t padding;
+	} notify = {0};
+	struct {
+		uint32_t context, resource, peer, flags;
+		uint64_t produce, consume, address, pages;
+		int32_t result;
+		uint32_t version;
+	} pair = {0};
+	int version = 11 << 16, fd = open("/dev/vmci", O_RDWR);
+	char *page = base_pages(1), *region = base_pages(4);
+	check(fd >= 0, "/dev/vmci");
+	check(ioctl(fd, _IO(7, 0xa7), &version) >= 0, "IOCTL_VMCI_VERSION2");
+	check(ioctl(fd, _IO(7, 0xa0), &init) == 0, "IOCTL_VMCI_INIT_CONTEXT");
+	notify.address = (uintptr_t)page;
+	check(ioctl(fd, _IO(7, 0xcb), &notify) == 0 && notify.result == 0, "IOCTL_VMCI_SET_NOTIFY");
+	pair.context = init.context;
+	pair.resource = 4096;
+	pair.peer = 2; // VMCI_HOST_CONTEXT_ID
+	pair.produce = pair.consume = PAGE;
+	pair.address = (uintptr_t)region;
+	pair.pages = 4;
+	check(ioctl(fd, _IO(7, 0xa8), &pair) == 0 && pair.result >= 0, "IOCTL_VMCI_QUEUEPAIR_ALLOC");
+	holds("vmci", page, fd, 1, 0);
+	mark("anon", page, 0, 1, "notifications");
+	for (int i = 0; i < 4; i++) {
+		holds("vmci", region + i * PAGE, fd, 1, 0);
+		mark("anon", region, i, 1, "queue pair");
+	}
+}
+
+// The memory through which a client of OrangeFS gets what is read and written.
+static void orangefs(void)
+{
+	char *region = base_pages(4);
+	struct {
+		void *start;
+		int32_t total, size, count;
+	} map = {region, 4 * PAGE, 2 * PAGE, 2};
+	static char devices[8192];
+	check(read_file("/proc/devices", devices, sizeof(devices)) == 0, "/proc/devices");
+	char *name = strstr(devices, " pvfs2-req");
+	check(name != NULL, "no device for OrangeFS");
+	while (name > devices && name[-1] != '\n')
+		name--;
+	check(mknod("/dev/pvfs2-req", S_IFCHR | 0600, makedev(atoi(name), 0)) == 0, "mknod");
+	int fd = open("/dev/pvfs2-req", O_RDWR | O_NONBLOCK);
+	check(fd >= 0, "/dev/pvfs2-req");
+	check(ioctl(fd, _IO('k', 4), &map) == 0, "ORANGEFS_DEV_MAP");
+	for (int i = 0; i < 4; i++) {
+		holds("orangefs", region + i * PAGE, fd, 0, 1);
+		mark("anon", region, i, 1, "OrangeFS");
+	}
+}
+
+// To where there is no way: it waits until there is one.
+static void rds(void)
+{
+	struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(4000), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	struct sockaddr_in other = {.sin_family = AF_INET, .sin_port = htons(4000), .sin_addr = {htonl(0x0a090909)}};
+	union {
+		char space[CMSG_SPACE(sizeof(uint32_t))];
+		struct cmsghdr header;
+	} control = {
+		.header = {.cmsg_len = CMSG_LEN(sizeof(uint32_t)), .cmsg_level = SOL_RDS, .cmsg_type = RDS_CMSG_ZCOPY_COOKIE}};
+	char *region = base_pages(2);
+	struct iovec piece = {region, 2 * PAGE};
+	struct msghdr message = {.msg_name = &other,
+				 .msg_namelen = sizeof(other),
+				 .msg_iov = &piece,
+				 .msg_iovlen = 1,
+				 .msg_control = &control,
+				 .msg_controllen = sizeof(control)};
+	int fd = socket(AF_RDS, SOCK_SEQPACKET, 0), transport = RDS_TRANS_TCP, on = 1;
+	check(fd >= 0, "socket(AF_RDS)");
+	check(setsockopt(fd, SOL_RDS, SO_RDS_TRANSPORT, &transport, sizeof(transport)) == 0, "SO_RDS_TRANSPORT");
+	check(setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &on, sizeof(on)) == 0, "SO_ZEROCOPY");
+	check(bind(fd, (struct sockaddr *)&own, sizeof(own)) == 0, "bind");
+	check(sendmsg(fd, &message, MSG_ZEROCOPY | MSG_DONTWAIT) == 2 * (ssize_t)PAGE, "sendmsg(MSG_ZEROCOPY)");
+	for (int i = 0; i < 2; i++) {
+		holds("rds", region + i * PAGE, fd, 1, 0);
+		mark("anon", region, i, 1, "RDS");
+	}
+}
+
+static int served;
+
+static void *read_served(void *page)
+{
+	if (pread(served, page, 2 * PAGE, 0) >= 0)
+		fail("a read of a silent server ended");
+	return NULL;
+}
+
+static void *write_served(void *page)
+{
+	if (pwrite(served, page, PAGE, 0) >= 0)
+		fail("a write to a silent server ended");
+	return NULL;
+}
+
+// Without the page cache, so that its server gets the pages themselves.
+static void fuse_direct(void)
+{
+	struct fuse *fuse = fuse_mount("/fuse-direct");
+	char *page = base_pages(1), *huge = thp();
+	pthread_t reader, writer;
+	served = open("/fuse-direct/file", O_RDWR | O_DIRECT);
+	check(served >= 0, "open of a served file");
+	fuse->silent_reads = fuse->silent_writes = 1;
+	check(pthread_create(&reader, NULL, read_served, huge + PAGE) == 0, "pthread_create");
+	while (fuse->unanswered < 1)
+		usleep(1000);
+	check(pthread_create(&writer, NULL, write_served, page) == 0, "pthread_create");
+	// Whether the one that writes has to wait for the one that reads is up to the kernel.
+	usleep(300 * 1000);
+	holds("fuse", huge, served, -1, -1);
+	mark_folio("anon-thp", huge, pfn_of(huge), 512, 1, "read");
+	if (fuse->unanswered > 1) {
+		holds("fuse", page, served, -1, -1);
+		mark("anon", page, 0, 1, "write");
+	}
+}
+
+// Memory that packets are received into, and that of the ring that gives it back.
+static void uring_zcrx(void)
+{
+	struct {
+		uint64_t address, size, token;
+		uint32_t flags, dmabuf;
+		uint64_t padding[2];
+	} area = {0};
+	struct {
+		uint64_t address, size;
+		uint32_t flags, id;
+		uint64_t offset, padding[4];
+	} region = {0};
+	struct {
+		uint32_t interface, queue, entries, flags;
+		uint64_t area, region;
+		uint32_t offsets[8];
+		uint32_t id, length;
+		uint64_t event, padding[2];
+	} request = {.entries = 8, .flags = 2, .area = (uintptr_t)&area, .region = (uintptr_t)&region};
+	// IORING_SETUP_CQE32, _SINGLE_ISSUER and _DEFER_TASKRUN
+	struct io_uring_params parameters = {.flags = 7 << 11};
+	char *pages = base_pages(3);
+	int ring = syscall(SYS_io_uring_setup, 4, &parameters);
+	area.address = (uintptr_t)pages;
+	area.size = 2 * PAGE;
+	region.address = (uintptr_t)(pages + 2 * PAGE);
+	region.size = PAGE;
+	region.flags = 1; // IORING_MEM_REGION_TYPE_USER
+	// IORING_REGISTER_ZCRX_IFQ, and of no device
+	if (ring < 0 || syscall(SYS_io_uring_register, ring, 32, &request, 1))
+		lacks("no reception without copies");
+	for (int i = 0; i < 3; i++) {
+		holds("io-uring", pages + i * PAGE, ring, 0, 1);
+		mark("anon", pages, i, 1, i < 2 ? "area" : "ring");
+	}
+}
+
 const struct scenario scenarios_virt[] = {
 	{"vfio", vfio},
 	{"vfio_remapped", vfio_remapped},
+	{"vmci", vmci},
+	{"orangefs", orangefs},
+	{"rds", rds},
+	{"fuse_direct", fuse_direct},
+	{"uring_zcrx", uring_zcrx},
 	{0},
 };
