@@ -36,7 +36,12 @@ class Scatter:
         :raises FaultError: if they cannot be read
         :raises Damaged: if it is no such list
         """
-        size, parts, links = self._kind.itemsize, [], 0
+        return self.spread(*self.pieces(first, count))
+
+    def pieces(self, first: int, count: int) -> tuple[Column, Column]:
+        """Return the address of the first ``struct page`` of each piece, and of how many pages it is a part."""
+        kernel, size, links = self._ground.context.kernel, self._kind.itemsize, 0
+        pages, numbers = [numpy.zeros(0, numpy.uint64)], [numpy.zeros(0, numpy.int64)]
         while count:
             together = min(count, _BATCH)
             entries = numpy.frombuffer(self._ground.read(first, together * size), self._kind)
@@ -50,18 +55,16 @@ class Scatter:
             else:
                 first += together * size
             count -= len(entries)
-            parts.append(self._spread(entries))
-            if sum(map(len, parts)) > MAX_PAGES:
-                raise Damaged(f"a scatter list of more than {MAX_PAGES} pages")
-        return numpy.concatenate(parts) if parts else numpy.zeros(0, numpy.uint64)
+            end = entries["offset"].astype(numpy.int64) + entries["length"]
+            numbers.append((end + (1 << kernel.page_shift) - 1) >> kernel.page_shift)
+            pages.append(entries["page_link"].astype(numpy.uint64) & ~numpy.uint64(_FLAGS))
+        return numpy.concatenate(pages), numpy.concatenate(numbers)
 
-    def _spread(self, entries: numpy.ndarray[tuple[int], numpy.dtype[numpy.void]]) -> Column:
-        kernel, layout = self._ground.context.kernel, self._ground.context.layout
-        page = 1 << kernel.page_shift
-        number = (entries["offset"].astype(numpy.int64) + entries["length"] + page - 1) >> kernel.page_shift
-        if number.sum() > MAX_PAGES:
-            raise Damaged(f"pieces of {int(number.sum())} pages")
-        first = numpy.repeat(entries["page_link"].astype(numpy.uint64) & ~numpy.uint64(_FLAGS), number)
-        within = numpy.arange(len(first)) - numpy.repeat(numpy.cumsum(number) - number, number)
-        spread: Column = first + within.astype(numpy.uint64) * numpy.uint64(layout.page_struct_size)
+    def spread(self, pages: Column, numbers: Column) -> Column:
+        """Return each page of some pieces."""
+        if numbers.sum() > MAX_PAGES:
+            raise Damaged(f"a scatter list of {int(numbers.sum())} pages")
+        within = numpy.arange(int(numbers.sum())) - numpy.repeat(numpy.cumsum(numbers) - numbers, numbers)
+        size = numpy.uint64(self._ground.context.layout.page_struct_size)
+        spread: Column = numpy.repeat(pages, numbers) + within.astype(numpy.uint64) * size
         return spread

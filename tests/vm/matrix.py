@@ -53,6 +53,8 @@ NO_POISON = frozenset(
 NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
 # Reception into memory of the process, for no device.
 NO_RECEPTION = frozenset({"uring_zcrx"})
+# Memory of virtual machines that is no process's, and that a process may map all the same, since 6.18.
+NO_GUEST_MEMFD = frozenset({"guest_memfd"})
 # ext4 with blocks larger than pages, since 6.19.
 NO_MIN_ORDER = frozenset({"ext4_min_order"})
 # Built without.
@@ -71,9 +73,10 @@ KERNELS: tuple[Kernel, ...] = (
         | FUSE_COPIES
         | NO_CLONES
         | NO_RECEPTION
+        | NO_GUEST_MEMFD
         | NO_CMA
         | NO_MIN_ORDER
-        | {"secretmem", "udmabuf", "uring_provided"},
+        | {"secretmem", "udmabuf", "dma_heap", "uring_provided"},
         # BTF of modules is newer.
         module_symbols=("vfio", "vfio_iommu_type1", "vmw_vmci", "orangefs", "rds", "fuse"),
     ),
@@ -85,11 +88,12 @@ KERNELS: tuple[Kernel, ...] = (
         | FUSE_COPIES
         | NO_CLONES
         | NO_RECEPTION
+        | NO_GUEST_MEMFD
         | NO_CMA
         | NO_MIN_ORDER
-        | {"hugetlb_fixed", "udmabuf"},
+        | {"hugetlb_fixed", "udmabuf", "dma_heap"},
     ),
-    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_RECEPTION | NO_CMA | NO_MIN_ORDER),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_RECEPTION | NO_GUEST_MEMFD | NO_CMA | NO_MIN_ORDER),
     Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),
 )
 

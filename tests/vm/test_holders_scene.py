@@ -38,6 +38,7 @@ WALKERS: dict[str, str] = {
     "orangefs": "orangefs",
     "rds": "rds",
     "fuse": "fuse",
+    "guest-memfd": "guest-memfd",
     "batch": "lru-batch",
 }
 # Of the kernel's own pages, which have no balance.
@@ -134,6 +135,16 @@ def test_pages_of_the_kernel(case: Case) -> None:
         if one.kind in KERNELS_OWN:
             found = case.machine.find_everywhere(one.pfn)
             assert [(row["kind"], row["descriptors"]) for row in found] == [(KERNELS_OWN[one.kind], [one.descriptor])]
+
+
+def test_pages_of_a_heap(case: Case) -> None:
+    """Pages of a DMA buffer, which the dump itself has to tell by what is written in them."""
+    marks = [mark for mark in case.dump.marks if mark.scenario == "dma_heap"]
+    assert len(marks) == 20 or "dma_heap" in case.dump.lacks
+    for mark in marks:
+        [found] = case.machine.find_everywhere(mark.pfn)
+        assert found["kind"] == "dma-heap"
+        assert {pid for pid, _ in found["descriptors"]} == {mark.pid}
 
 
 def test_everything_balances(case: Case) -> None:

@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <linux/io_uring.h>
+#include <linux/kvm.h>
 #include <linux/rds.h>
 #include <linux/vfio.h>
 #include <netinet/in.h>
@@ -56,6 +57,8 @@ static int open_vfio_group(int number)
 static int open_vfio_container(int group)
 {
 	int container = open("/dev/vfio/vfio", O_RDWR);
+	// The IOMMU of this machine does not deal with interrupts.
+	write_file("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "1");
 	check(container >= 0, "/dev/vfio/vfio");
 	check(ioctl(group, VFIO_GROUP_SET_CONTAINER, &container) == 0, "VFIO_GROUP_SET_CONTAINER");
 	check(ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) == 0, "VFIO_SET_IOMMU");
@@ -287,6 +290,46 @@ static void uring_zcrx(void)
 	}
 }
 
+// Memory of a virtual machine that has no process: this one maps it all the same.
+static void guest_memfd(void)
+{
+	struct {
+		uint64_t size, flags, padding[6];
+	} create = {4 * PAGE, 3, {0}}; // GUEST_MEMFD_FLAG_MMAP and _INIT_SHARED
+	int kvm = open("/dev/kvm", O_RDWR), machine;
+	check(kvm >= 0, "/dev/kvm");
+	machine = ioctl(kvm, KVM_CREATE_VM, 0);
+	check(machine >= 0, "KVM_CREATE_VM");
+	int fd = ioctl(machine, _IOWR(KVMIO, 0xd4, create), &create);
+	if (fd < 0)
+		lacks("no guest_memfd of this kind");
+	char *region = map_file(fd, 4);
+	for (int i = 0; i < 4; i++)
+		holds("guest-memfd", region + i * PAGE, fd, 1, 0);
+}
+
+// Pages of the kernel's own: no process's, and so without a balance.
+static void dma_heap(void)
+{
+	struct {
+		uint64_t size;
+		uint32_t fd, fd_flags;
+		uint64_t flags;
+	} buffer = {.size = 20 * PAGE, .fd_flags = O_RDWR | O_CLOEXEC};
+	int heap = open("/dev/dma_heap/system", O_RDWR);
+	if (heap < 0)
+		lacks("no heap of DMA buffers");
+	check(ioctl(heap, _IOWR('H', 0, buffer), &buffer) == 0, "DMA_HEAP_IOCTL_ALLOC");
+	// Page tables do not tell which pages these are, so they are found by what is written in them: in halves that lie
+	// apart here, so that the whole of it is nowhere else in memory.
+	char *region = map_file(buffer.fd, 20), half[33];
+	for (size_t i = 0; i < 20 * PAGE; i += 32) {
+		snprintf(half, sizeof(half), i % 64 ? "%32s" : "%-32s", i % 64 ? "of drgn_thp's lab" : "dma_heap");
+		memcpy(region + i, half, 32);
+	}
+	mark_pfn("kernel", 0, 0, 1, "sig=dma_heap");
+}
+
 const struct scenario scenarios_virt[] = {
 	{"vfio", vfio},
 	{"vfio_remapped", vfio_remapped},
@@ -295,5 +338,7 @@ const struct scenario scenarios_virt[] = {
 	{"rds", rds},
 	{"fuse_direct", fuse_direct},
 	{"uring_zcrx", uring_zcrx},
+	{"guest_memfd", guest_memfd},
+	{"dma_heap", dma_heap},
 	{0},
 };
