@@ -39,7 +39,7 @@ WALKERS = (
         frees="wait until it was sent and acknowledged, or close the socket",
         walk=walk,
         types=(SOCK, MESSAGE),
-        symbols=("socket_file_ops",),
+        symbols=("rds_proto_ops",),
         module="rds",
         transient=True,
     ),

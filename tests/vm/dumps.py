@@ -122,8 +122,11 @@ class Dump:
 
     @property
     def symbols(self) -> tuple[Path, ...]:
-        """Debug information of the image, and of those modules that nothing else describes."""
-        return (self.vmlinux, *kernels.module_symbols(kernel(self.kernel), self.version))
+        """Debug information of the image, if it was asked for, and of those modules that nothing else describes."""
+        return (
+            *([self.vmlinux] if self.vmlinux.exists() else []),
+            *kernels.module_symbols(kernel(self.kernel), self.version),
+        )
 
     @cached_property
     def marks(self) -> list[Mark]:

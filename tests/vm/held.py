@@ -75,7 +75,8 @@ class Machine:
     @staticmethod
     def open(core: Path, *symbols: Path) -> Machine:
         """Open a dump with the debug information of its kernel."""
-        spec = TargetSpec(core=str(core), symbols=tuple(map(str, symbols)), default_symbols="main")
+        own = "main" if symbols else "none"
+        spec = TargetSpec(core=str(core), symbols=tuple(map(str, symbols)), default_symbols=own)
         return Machine(Context.of(open_target(spec).prog))
 
     @cached_property

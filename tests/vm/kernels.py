@@ -259,9 +259,10 @@ class _Apt:
         return sorted(versions, key=lambda version: [int(n) for n in re.findall(r"\d+", version)], reverse=True)
 
     def _image_names(self) -> list[str]:
-        series, flavour = re.escape(self._kernel.name), re.escape(self._kernel.flavour)
-        names = self._run("apt-cache", "pkgnames", f"linux-image-{self._kernel.name}").split()
-        return [name for name in names if re.fullmatch(rf"linux-image-{series}[.+][^-]*-{flavour}", name)]
+        series, flavour = self._kernel.name.partition("-")[0], re.escape(self._kernel.flavour)
+        names = self._run("apt-cache", "pkgnames", f"linux-image-{series}").split()
+        pattern = rf"linux-image-{re.escape(series)}[.+][^-]*(-\d+)?-{flavour}"
+        return [name for name in names if re.fullmatch(pattern, name)]
 
     def image_packages(self, version: str) -> set[str]:
         """Return the packages that make up the image of that version, found without a metapackage."""

@@ -14,7 +14,7 @@ class Kernel:
     """
     One kernel, named by where to find the newest build of it.
 
-    :ivar name: Upstream series, which is also the name in the cache and on the command line.
+    :ivar name: Upstream series, which is also the name in the cache and on the command line; a word may follow it.
     :ivar suites: Suites of the distribution to look into; the newest version that can really be fetched wins.
     :ivar lacks: Scenarios of the workload that this kernel cannot show. The guest must say the same, or the test fails.
     :ivar flavour: The smallest flavour whose debug package is not of the order of a gigabyte.
@@ -104,10 +104,19 @@ IMAGE_ONLY: tuple[Kernel, ...] = (
     Kernel("6.18", ("trixie-backports",), image_only=True),
 )
 
+# Of the flavour that has drivers for everything: for what the smaller one lacks. Its debug package is too large, but it
+# describes its modules itself.
+WITH_DRIVERS: tuple[Kernel, ...] = (
+    Kernel("6.1-all", ("bookworm", "bookworm-updates", "bookworm-security"), flavour="amd64", image_only=True),
+    Kernel("6.12-all", ("trixie",), flavour="amd64", image_only=True),
+    Kernel("7.3-all", ("trixie-backports",), flavour="amd64", image_only=True),
+)
+
 
 def kernel(name: str) -> Kernel:
     """Return the entry of that name, or say which names there are."""
-    for entry in (*KERNELS, *IMAGE_ONLY):
+    entries = KERNELS + IMAGE_ONLY + WITH_DRIVERS
+    for entry in entries:
         if entry.name == name:
             return entry
-    raise KeyError(f"no kernel {name!r} in the matrix; there are: {', '.join(k.name for k in KERNELS + IMAGE_ONLY)}")
+    raise KeyError(f"no kernel {name!r} in the matrix; there are: {', '.join(k.name for k in entries)}")

@@ -95,10 +95,12 @@ HOLDERS = Scene(
     devices=("-machine", "q35", "-device", "intel-iommu,intremap=off", *("-device", "pci-testdev") * 2),
     memory_mib=512,
 )
+# The same of what the smaller kernels have no drivers for.
+DRIVERS = Scene("drivers", modules=("crc32_generic", "rdma_rxe", "ib_uverbs"), memory_mib=512)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
 """Those that the truth run asks the kernel about."""
 
-ALL_SCENES = (*SCENES, HOLDERS, CROWD)
+ALL_SCENES = (*SCENES, HOLDERS, DRIVERS, CROWD)
