@@ -18,6 +18,7 @@ from .works import works
 
 CONTEXT, BUFFER, REGION = "struct io_ring_ctx", "struct io_mapped_ubuf", "struct io_mapped_region"
 LIST, USER, TASK = "struct io_buffer_list", "struct io_tctx_node", "struct task_struct"
+QUEUE, AREA = "struct io_zcrx_ifq", "struct io_zcrx_area"
 MAX_BUFFERS = 1 << 16  # IORING_MAX_REG_BUFFERS is 1 << 14
 MAX_BVECS = 1 << 22
 _KERNEL_BUFFER = 1  # IO_REGBUF_F_KBUF: pages of a request, not pinned by io_uring
@@ -41,6 +42,7 @@ class _Ring:
     :ivar task: Of one that is being closed: who has used it
     :ivar state: What is to be said of it besides
     :ivar transient: Whether it goes away by itself
+    :ivar more_files: Of others that have the same things
     """
 
     address: int
@@ -48,9 +50,10 @@ class _Ring:
     task: int = 0
     state: str = ""
     transient: bool = False
+    more_files: tuple[int, ...] = ()
 
     def owner(self, what: str) -> Owner:
-        return Owner(what + self.state, file=self.file, task=self.task)
+        return Owner(what + self.state, file=self.file, more_files=self.more_files, task=self.task)
 
     def claim(self, what: str, ground: Ground, pages: int, count: int) -> Claim:
         """Claim what is in an array of pages, each of which is pinned once."""
@@ -62,12 +65,14 @@ def walk(ground: Ground) -> Iterator[Claim]:
     """Yield the pages of every registered buffer, each of which is pinned once for each bvec that it has."""
     # A buffer that was cloned is one structure in several rings: its pages are pinned once.
     shared: dict[int, list[tuple[int, _Ring]]] = {}
-    for ring in _rings(ground):
+    rings = list(_rings(ground))
+    for ring in rings:
         with ground.part(f"io_uring {ring.address:#x}"):
             for index, buffer in _buffers(ground, ring.address):
                 shared.setdefault(buffer, []).append((index, ring))
             yield from _regions(ground, ring)
             yield from _provided(ground, ring)
+    yield from _received(ground, rings)
     for buffer, places in shared.items():
         with ground.part(f"buffer {buffer:#x}"):
             if ground.has(BUFFER, "flags") and ground.uint(BUFFER, buffer, "flags") & _KERNEL_BUFFER:
@@ -77,10 +82,16 @@ def walk(ground: Ground) -> Iterator[Claim]:
                 raise Damaged(f"{count} bvecs")
             words = ground.size("struct bio_vec") // 8
             bvecs = ground.words(buffer + ground.offset(BUFFER, "bvec"), count * words).reshape(count, words)
-            files = tuple(dict.fromkeys(ring.file for _, ring in places if ring.file))
-            owner = replace(places[0][1].owner(f"fixed buffer {places[0][0]}"), more_files=files[1:])
             pages = ground.pfns(bvecs[:, ground.offset("struct bio_vec", "bv_page") // 8])
-            yield Claim(owner, pages, pins=1, transient=all(ring.transient for _, ring in places))
+            ring = _together([ring for _, ring in places])
+            yield Claim(ring.owner(f"fixed buffer {places[0][0]}"), pages, pins=1, transient=ring.transient)
+
+
+def _together(rings: list[_Ring]) -> _Ring:
+    """Return what stands for several rings that share a thing: it goes when all of them have gone."""
+    files = tuple(dict.fromkeys(ring.file for ring in rings if ring.file))
+    first = next((ring for ring in rings if ring.file), rings[0])
+    return replace(first, more_files=files[1:], transient=all(ring.transient for ring in rings))
 
 
 def _rings(ground: Ground) -> Iterator[_Ring]:
@@ -190,6 +201,33 @@ def _provided(ground: Ground, ring: _Ring) -> Iterator[Claim]:
             )
             if count and not by_kernel:
                 yield ring.claim(what, ground, ground.pointer(LIST, address, "buf_pages"), count)
+
+
+def _received(ground: Ground, rings: list[_Ring]) -> Iterator[Claim]:
+    """Yield memory that packets are received into without a copy, which several rings may share. As of v7.3."""
+    if not ground.has(QUEUE, "nr_areas"):
+        return
+    shared: dict[int, list[_Ring]] = {}
+    for ring in rings:
+        with ground.part(f"io_uring {ring.address:#x}"):
+            for _, queue in ground.xarray(ring.address + ground.offset(CONTEXT, "zcrx_ctxs")):
+                shared.setdefault(queue, []).append(ring)
+    for file, queue in ground.files.having([ground.symbol("zcrx_box_fops")]):
+        shared.setdefault(queue, []).append(_Ring(queue, file))
+    for queue, users in shared.items():
+        with ground.part(f"reception {queue:#x}"):
+            ring = _together(users)
+            yield from _region(ground, queue + ground.offset(QUEUE, "rq_region"), ring, "refill ring")
+            count = ground.uint(QUEUE, queue, "nr_areas")
+            if count > MAX_BUFFERS:
+                raise Damaged(f"{count} areas")
+            for area in ground.words(ground.pointer(QUEUE, queue, "areas"), count).tolist():
+                if area and not ground.uint(AREA, area, "mem.is_dmabuf"):
+                    pages = ground.uint(AREA, area, "mem.nr_folios")
+                    if pages > MAX_BVECS:
+                        raise Damaged(f"{pages} pages")
+                    array = ground.pointer(AREA, area, "mem.pages")
+                    yield ring.claim("area to receive into", ground, array, pages)
 
 
 WALKERS = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import follow_phys
 
-from drgn_thp.target import Target, open_target
+from drgn_thp.target import Target, TargetSpec, open_target
 from drgn_thp.target.modules import STRUCTS
 from tests.vm.elfcore import ElfCore, Segment
 from tests.vm.lab import Dump
@@ -40,7 +40,7 @@ class Overlay:
 
     def __init__(self, dump: Dump) -> None:
         self.dump = dump
-        self.target: Target = open_target(spec_of(dump))
+        self.target: Target = open_target(self.spec(dump))
         self.prog: Program = self.target.prog
         self._core = ElfCore(dump.vmcore)
         self._file = mmap_of(dump)
@@ -54,6 +54,10 @@ class Overlay:
         self._init_mm = self.prog["init_mm"].address_of_()
         for segment in self._core.segments:
             self._add(segment)
+
+    def spec(self, dump: Dump) -> TargetSpec:
+        """Return how to open a dump."""
+        return spec_of(dump)
 
     def _add(self, segment: Segment) -> None:
         def read(address: int, count: int, offset: int, physical: bool) -> bytes:

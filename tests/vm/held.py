@@ -70,12 +70,13 @@ class Machine:
     @staticmethod
     def of(dump: Dump, core: Path | None = None) -> Machine:
         """Open a dump, or another core of the same moment."""
-        return Machine.open(core or dump.vmcore, dump.vmlinux)
+        return Machine.open(core or dump.vmcore, *dump.symbols)
 
     @staticmethod
-    def open(core: Path, vmlinux: Path) -> Machine:
+    def open(core: Path, *symbols: Path) -> Machine:
         """Open a dump with the debug information of its kernel."""
-        spec = TargetSpec(core=str(core), symbols=(str(vmlinux),), default_symbols="main")
+        own = "main" if symbols else "none"
+        spec = TargetSpec(core=str(core), symbols=tuple(map(str, symbols)), default_symbols=own)
         return Machine(Context.of(open_target(spec).prog))
 
     @cached_property

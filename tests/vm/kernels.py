@@ -91,6 +91,26 @@ def fetch(kernel: Kernel, refresh: bool = False) -> Files:
     raise FetchError(f"kernel {kernel.name}: no version of it could be fetched; tried " + "; ".join(failures))
 
 
+def module_symbols(kernel: Kernel, version: str) -> tuple[Path, ...]:
+    """
+    Return the debug information of the modules that need it, from the cache or fetched now.
+
+    :raises FetchError: if it cannot be had
+    """
+    if not kernel.module_symbols:
+        return ()
+    directory = cache_dir() / "symbols" / "-".join((kernel.name, version, *kernel.module_symbols))
+    if not directory.exists():
+        apt = _Apt(kernel)
+        with new_directory(directory) as scratch:
+            for package in sorted(apt.kernel_packages(kernel.metapackages[1], version)):
+                _unpack(apt.download(package, version, scratch), scratch, [f"*/{m}.ko" for m in kernel.module_symbols])
+            for name in kernel.module_symbols:
+                shutil.move(_the_one(scratch, [f"usr/lib/debug/**/{name}.ko"]), scratch / f"{name}.ko")
+            shutil.rmtree(scratch / "usr")
+    return tuple(directory / f"{name}.ko" for name in kernel.module_symbols)
+
+
 def newest_cached(kernel: Kernel) -> Files | None:
     """Return the kernel most recently fetched into the cache, if any."""
     found = sorted(_kernel_cache(kernel).glob("*/meta.json"), key=lambda path: path.stat().st_mtime)
@@ -239,9 +259,10 @@ class _Apt:
         return sorted(versions, key=lambda version: [int(n) for n in re.findall(r"\d+", version)], reverse=True)
 
     def _image_names(self) -> list[str]:
-        series, flavour = re.escape(self._kernel.name), re.escape(self._kernel.flavour)
-        names = self._run("apt-cache", "pkgnames", f"linux-image-{self._kernel.name}").split()
-        return [name for name in names if re.fullmatch(rf"linux-image-{series}[.+][^-]*-{flavour}", name)]
+        series, flavour = self._kernel.name.partition("-")[0], re.escape(self._kernel.flavour)
+        names = self._run("apt-cache", "pkgnames", f"linux-image-{series}").split()
+        pattern = rf"linux-image-{re.escape(series)}[.+][^-]*(-\d+)?-{flavour}"
+        return [name for name in names if re.fullmatch(pattern, name)]
 
     def image_packages(self, version: str) -> set[str]:
         """Return the packages that make up the image of that version, found without a metapackage."""

@@ -86,11 +86,21 @@ GIGANTIC = Scene(
 )
 
 # The kernel is not asked about these: what is tested is who holds what.
-HOLDERS = Scene("holders", modules=("nbd",), memory_mib=512)
+HOLDERS = Scene(
+    "holders",
+    modules=("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse", "kvm_amd"),
+    arguments=("intel_iommu=on",),
+    # Devices that may be given away: for each, an IOMMU has page tables of what it may reach.
+    # It does not deal with interrupts: on a busy machine the kernel could take those of its timer for lost.
+    devices=("-machine", "q35", "-device", "intel-iommu,intremap=off", *("-device", "pci-testdev") * 2),
+    memory_mib=512,
+)
+# The same of what the smaller kernels have no drivers for.
+DRIVERS = Scene("drivers", modules=("crc32_generic", "rdma_rxe", "ib_uverbs"), memory_mib=512)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
 """Those that the truth run asks the kernel about."""
 
-ALL_SCENES = (*SCENES, HOLDERS, CROWD)
+ALL_SCENES = (*SCENES, HOLDERS, DRIVERS, CROWD)

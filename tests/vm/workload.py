@@ -17,6 +17,10 @@ SOURCES = Path(__file__).parent / "workload"
 BORROWED = {
     "churn": ("inside/python.c", "inside/python.h"),
     "holders": ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h"),
+    "drivers": (
+        *("holders/main.c", "holders/holdings.c", "holders/holders.h"),
+        *("pins/common.c", "pins/held.c", "pins/pins.h"),
+    ),
 }
 COMPILER = ("gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror")
 
@@ -38,8 +42,8 @@ def sources(program: str) -> list[Path]:
     """
     own = [p for p in (SOURCES / program).iterdir() if p.suffix in {".c", ".h"}]
     shared = [p for p in SOURCES.iterdir() if p.suffix in {".c", ".h"}]
-    borrowed = [SOURCES / name for name in BORROWED.get(program, ())]
-    return sorted(own) + borrowed + sorted(p for p in shared if p.name not in {o.name for o in own})
+    own = sorted(own) + [SOURCES / name for name in BORROWED.get(program, ())]
+    return own + sorted(p for p in shared if p.name not in {o.name for o in own})
 
 
 def build(program: str) -> Path:
