@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -38,8 +39,7 @@ class Changing:
 
     def __init__(self, fixture: Fixture, scenario: str) -> None:
         self.prog = open_target(TargetSpec(core=str(fixture.core), default_symbols="none")).prog
-        self.context = Context.of(self.prog)
-        self.context.live = True
+        self._look_anew()
         self.pfn = next(mark.head for mark in fixture.marks if mark.scenario == scenario and mark.held)
         self.block = self.pfn * PAGE >> 27
         self.size = self.context.layout.page_struct_size
@@ -54,6 +54,24 @@ class Changing:
             raise FaultError("not mapped any more", address)
         start = address - self._start
         return bytes(self._data[start : start + count])
+
+    @staticmethod
+    @cache
+    def _opened(fixture: Fixture, scenario: str) -> Changing:
+        return Changing(fixture, scenario)
+
+    @staticmethod
+    def of(fixture: Fixture, scenario: str) -> Changing:
+        """Return one as it is at first, and a context that knows nothing of it yet: to open it takes long."""
+        changing = Changing._opened(fixture, scenario)
+        changing.restore()
+        changing._look_anew()
+        return changing
+
+    def _look_anew(self) -> None:
+        self.prog.cache.clear()
+        self.context = Context.of(self.prog)
+        self.context.live = True
 
     def restore(self) -> None:
         """Make everything as it was."""
@@ -115,7 +133,7 @@ class Changing:
 @pytest.fixture(params=EACH)
 def held(request: pytest.FixtureRequest) -> Changing:
     """A THP with a page in a pipe, of each kernel."""
-    return Changing(request.param, "thp_held")
+    return Changing.of(request.param, "thp_held")
 
 
 def nothing(held: Changing, reads: int) -> None:
@@ -299,7 +317,7 @@ def test_contradictory_all_the_time_is_transient(held: Changing, monkeypatch: py
 
 def test_truncated_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file's page that is held outlives its file."""
-    file = Changing(ALL[1], "ext4_held")
+    file = Changing.of(ALL[1], "ext4_held")
     assert file.label(since(READS, "mapping", value=0), monkeypatch) == "transient"
 
 
