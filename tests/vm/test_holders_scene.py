@@ -7,6 +7,7 @@ What counts is the whole machine, and not only what was planted: no reference is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,10 +87,18 @@ FORMS = (whole, without_pages, by_makedumpfile)
 # makedumpfile 1.7 takes slab objects of these for free pages.
 TOO_NEW = ("6.12", "7.3")
 CASES = [(k, HOLDERS, form) for k in KERNELS for form in FORMS if form is not by_makedumpfile or k.name not in TOO_NEW]
-CASES += [(k, DRIVERS, form) for k in WITH_DRIVERS for form in (whole, without_pages)]
+MORE_CASES = [(k, DRIVERS, form) for k in WITH_DRIVERS for form in (whole, without_pages)]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda p: f"{p[0].name}-{p[2].__name__}")
+def name_of(param: tuple[Kernel, Scene, Callable[..., Path]]) -> str:
+    return f"{param[0].name}-{param[2].__name__}"
+
+
+# For what is planted in one of the scenes only.
+of_holders = pytest.mark.parametrize("case", CASES, indirect=True, ids=name_of, scope="module")
+
+
+@pytest.fixture(scope="module", params=CASES + MORE_CASES, ids=name_of)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     entry: Kernel
     scene: Scene
@@ -100,11 +109,15 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(dump, machine, machine.find(), [one for one in planted(dump) if one.scenario not in copies])
 
 
+@of_holders
 def test_enough_is_planted(case: Case) -> None:
-    """Many, of many kinds, and each of a kind that this test knows."""
-    if case.dump.scene is HOLDERS:
-        assert len(case.planted) >= 25
-        assert len({one.kind for one in case.planted}) >= 12
+    """Many, of many kinds."""
+    assert len(case.planted) >= 25
+    assert len({one.kind for one in case.planted}) >= 12
+
+
+def test_kinds_are_known(case: Case) -> None:
+    """Each is of a kind that this test knows."""
     assert {one.kind for one in case.planted} <= WALKERS.keys() | KERNELS_OWN.keys()
 
 
@@ -125,10 +138,9 @@ def test_everybody_is_found(case: Case) -> None:
         assert one.pins in (None, sum(held.pins for held in mine)), (one, mine)
 
 
+@of_holders
 def test_vfio_without_tables_of_an_iommu(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the process's own tables, which lack one page by now: that is left over, and nothing is found in its place."""
-    if case.dump.scene is not HOLDERS:
-        pytest.skip("nothing is planted for vfio")
     monkeypatch.setattr("drgn_thp.holders.vfio.domain_tables", lambda ground, domain: None)
     found = case.machine.find()
     one = next(h for h in case.planted if h.scenario == "vfio_remapped" and h.pfn in found.unbalanced())
@@ -187,6 +199,7 @@ def test_pins_weigh_what_they_should(case: Case) -> None:
     )
 
 
+@of_holders
 def test_rings_that_are_being_closed(case: Case) -> None:
     """Nobody has them open; they end by themselves, unless somebody who has to help is stopped: so does the verdict."""
     context = case.machine.context
