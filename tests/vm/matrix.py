@@ -49,6 +49,8 @@ NO_POISON = frozenset(
 
 # Of io_uring: buffers cloned from ring to ring since 6.12, rings in memory of the process since 6.5.
 NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
+# Huge pages that give struct pages back, since 5.14.
+NO_HVO = frozenset({"hugetlb_lean", "hugetlb_lean_unmapped", "hugetlb_lean_boot"})
 # ext4 with blocks larger than pages, since 6.19.
 NO_MIN_ORDER = frozenset({"ext4_min_order"})
 # Built without.
@@ -67,6 +69,7 @@ KERNELS: tuple[Kernel, ...] = (
         | FUSE_COPIES
         | NO_CLONES
         | NO_CMA
+        | NO_HVO
         | NO_MIN_ORDER
         | {"secretmem", "udmabuf", "uring_provided"},
     ),
