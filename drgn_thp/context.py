@@ -139,6 +139,7 @@ class Context:
         kinds = self.mappings.kinds_of(numpy.where(untyped, f.mapping, numpy.uint64(0)), is_pointer)
         f.attach(mapping_kind=kinds, **self.mappings.columns(kinds))
         f.attach(**hugetlb_columns(self.hstates, f))
+        f.attach(kernel_memory_on_node=~numpy.isin(f.node, self._movable_nodes))
         f.attach(
             batches=self._batches(rows.pfn),
             zero_page=_any_of(rows.pfn, self.zero_pfns),
@@ -224,6 +225,17 @@ class Context:
             return numpy.zeros(len(pfn), numpy.int64)
         position = numpy.minimum(numpy.searchsorted(pfns, pfn), len(pfns) - 1)
         return numpy.where(pfns[position] == pfn, counts[position], 0)
+
+    @cached_property
+    def _movable_nodes(self) -> list[int]:
+        """
+        Nodes that have no memory for the kernel itself.
+
+        Of a node that could not be read, which the report says, nothing is known against it.
+        """
+        movable = self.kernel.zone_movable
+        own = {zone.node for zone in self.zones if zone.index < movable and zone.present_pages}
+        return sorted({zone.node for zone in self.zones} - own)
 
     def _in_virtio_mem(self, pfn: Column) -> Column:
         result = numpy.zeros(len(pfn), dtype=bool)

@@ -100,13 +100,19 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
             return NO, problem
         if census.huge_beyond and context.kernel.isolation_migrates_straddlers:
             return NO, "-EBUSY: a huge page reaches into the next block"
+    durations = dict(counts.durations)
+    # Huge pages are taken apart at the end, when all else has been moved away; and it is not tried again.
+    at_the_end = counts.reasons.get(reasons.HUGETLB_VMEMMAP.name, 0) if path == "offline" else 0
+    durations[Duration.PERMANENT.value] = durations.get(Duration.PERMANENT.value, 0) - at_the_end
     order = (
         (Duration.PERMANENT, NO),
         (Duration.ENDLESS, ENDLESS),
         (Duration.WILL_BLOCK, BLOCKS),
         (Duration.TRANSIENT, LATER),
     )
-    found = next((verdict for duration, verdict in order if counts.durations.get(duration.value)), YES)
+    found = next((verdict for duration, verdict in order if durations.get(duration.value)), YES)
+    if at_the_end and found in (LATER, YES):
+        return NO, "-ENOMEM"
     unread = unreadable(context, census) if found in (YES, LATER) else ""
     if unread:
         return UNKNOWN, unread

@@ -55,6 +55,8 @@ NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
 NO_RECEPTION = frozenset({"uring_zcrx"})
 # Memory of virtual machines that is no process's, and that a process may map all the same, since 6.18.
 NO_GUEST_MEMFD = frozenset({"guest_memfd"})
+# Huge pages that give struct pages back, since 5.14.
+NO_HVO = frozenset({"hugetlb_lean", "hugetlb_lean_unmapped", "hugetlb_lean_boot"})
 # ext4 with blocks larger than pages, since 6.19.
 NO_MIN_ORDER = frozenset({"ext4_min_order"})
 # Built without.
@@ -75,6 +77,7 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_RECEPTION
         | NO_GUEST_MEMFD
         | NO_CMA
+        | NO_HVO
         | NO_MIN_ORDER
         | {"secretmem", "udmabuf", "dma_heap", "uring_provided"},
         # BTF of modules is newer.

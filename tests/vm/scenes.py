@@ -49,13 +49,14 @@ HUGE = Scene("huge")
 
 FILES = Scene(
     "files",
-    modules=("fuse", "romfs", "nls_cp437", "nls_ascii", "vfat", "lzo_rle", "zram", "virtio_balloon", "btrfs"),
+    modules=("fuse", "romfs", "nls_cp437", "nls_ascii", "vfat", "lzo_rle", "zram", "virtio_balloon", "btrfs", "xfs"),
     devices=("-device", "virtio-balloon-pci,id=balloon"),
     files={
         "romfs.img": images.romfs,
         "vfat.img": images.vfat,
         "ext4-16k.img": images.ext4_16k,
         "btrfs.img": images.btrfs,
+        "xfs.img": images.xfs,
     },
     # What the guest is to be left with: 4 MiB less than its boot memory.
     before_ready=(("balloon", {"value": 444 << 20}),),
@@ -85,6 +86,9 @@ GIGANTIC = Scene(
     arguments=("memhp_default_state=online_kernel", "nokaslr", "hugetlb_cma=0:1G"),
 )
 
+# Huge pages give their struct pages back, but for one page of them, and want memory for them when they are taken apart.
+HVO = Scene("hvo", arguments=("hugetlb_free_vmemmap=on",))
+
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene(
     "holders",
@@ -100,7 +104,7 @@ DRIVERS = Scene("drivers", modules=("crc32_generic", "rdma_rxe", "ib_uverbs"), m
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
-SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC, HVO)
 """Those that the truth run asks the kernel about."""
 
 ALL_SCENES = (*SCENES, HOLDERS, DRIVERS, CROWD)

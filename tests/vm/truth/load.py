@@ -419,8 +419,9 @@ def _offline(dump: Dump, block: int, frames: range, f: Folios, inside: Mask, exp
             if word != "running":
                 return "yes" if word == "0" else f"errno {word}", stayed
             now = guest.guest.ran()
-            if (stayed != before).any() or (stayed & ~expected).any():
-                since = now  # it is not through yet
+            # Whatever is not expected to stay is still to go; and if nothing is left, so is the end of it.
+            if (stayed != before).any() or (stayed & ~expected).any() or not stayed.any():
+                since = now
             if now > deadline or now - since > REST_SECONDS:
                 break
             time.sleep(0.03)

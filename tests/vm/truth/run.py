@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from tests.vm.dumps import Dump
+from tests.vm.rewind import COST, Cost
 
 from . import questions, said
 from .answers import VACATED, Answer
@@ -49,6 +50,8 @@ class Result:
     blocks: list[BlockRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Questions that this kernel cannot be asked."""
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """Of the guests, by path."""
 
 
 def ask(dump: Dump) -> Result:
@@ -56,9 +59,15 @@ def ask(dump: Dump) -> Result:
     heard = said.read(dump)
     result = Result(dump.kernel, dump.release, dump.scene.name)
 
+    before = replace(COST)
+
     def add(path: str, answers: Answers) -> None:
+        nonlocal before
         by_pfn = {folio.pfn: folio for folio in heard.folios}
         result.rows += [row(by_pfn[pfn], path, told) for pfn, told in sorted(answers.items())]
+        spent, before = COST.since(before), replace(COST)
+        so_far = result.costs.get(path, Cost())
+        result.costs[path] = Cost(so_far.guests + spent.guests, so_far.seconds + spent.seconds, so_far.ran + spent.ran)
 
     add("mbind", questions.move(dump, heard.folios, questions.MOVE))
     add("mbind-move-all", questions.move(dump, heard.folios, questions.MOVE_ALL))
@@ -157,6 +166,8 @@ def _contig(dump: Dump, heard: Said) -> Answers:
     result: Answers = {}
     for company in _companies(inside, "contig"):
         mine = _among(inside, company.scenarios)
+        if not mine:
+            continue
         # What scenarios held that were ended is looked at, too: a write that never ends outlives its process.
         _, answers = questions.unplug(dump, inside, company.scenarios)
         # It takes one sub-block after another: where it sleeps, those behind are not asked for.
@@ -178,6 +189,8 @@ def _cma(dump: Dump, heard: Said, area: range) -> Answers:
     result: Answers = {}
     for company in _companies(inside, "contig", _anywhere):
         mine = _among(inside, company.scenarios)
+        if not mine:
+            continue
         answers = _reached("contig", mine, questions.cma(dump, mine, area, company.scenarios), _anywhere)
         result.update(answers)
     return result
