@@ -116,7 +116,7 @@ def _mapped(ground: Ground, dma: int, owner: Owner, tables: Tables | None) -> It
         tables, start = _process(ground, dma), address
     if size > MAX_SIZE or start + size > 1 << 64:
         raise Damaged(f"{size} bytes at {start:#x}")
-    for pages in pages_of(ground, tables, start, start + size):
+    for _, pages in pages_of(ground, tables, start, start + size):
         yield Claim(owner, pages, pins=1, exact=exact)
 
 
