@@ -275,9 +275,9 @@ class Ground:
             yield node - offset
             pending += [self.word(node + right), self.word(node + left)]
 
-    def xarray(self, address: int, limit: int = MAX_LENGTH) -> Iterator[tuple[int, int]]:
+    def xarray(self, address: int, limit: int = MAX_LENGTH, values: bool = False) -> Iterator[tuple[int, int]]:
         """
-        Yield index and entry of everything in a ``struct xarray`` (or ``idr``'s); no internal or value entries.
+        Yield index and entry of all pointers in a ``struct xarray`` (or ``idr``'s), or of all value entries instead.
 
         :raises Damaged: if it is none
         """
@@ -297,7 +297,7 @@ class Ground:
                 for i, slot in reversed(list(enumerate(self.words(node + slots, width).tolist()))):
                     if slot:
                         pending.append((slot, index + (i << own), own))
-            elif entry and not entry & 3:
+            elif entry & 1 if values else entry and not entry & 3:
                 found += 1
                 if found > limit:
                     raise Damaged(f"an xarray has more than {limit} entries")

@@ -105,9 +105,9 @@ def _tables(ground: Ground, top: int, levels: int) -> Tables:
     return Tables(Vtd(levels), ground.context.virtual_to_pfn(top))
 
 
-def pages_of(ground: Ground, tables: Tables, start: int, end: int) -> Iterator[Column]:
+def pages_of(ground: Ground, tables: Tables, start: int, end: int) -> Iterator[tuple[Column, Column]]:
     """
-    Yield the page frames that are at some addresses, in pieces; one that is there twice comes twice.
+    Yield addresses of pages, and their page frames, that are between two addresses; in pieces, and in no order.
 
     :raises Damaged: if tables cannot be read, when all that can be was yielded
     """
@@ -126,11 +126,10 @@ def pages_of(ground: Ground, tables: Tables, start: int, end: int) -> Iterator[C
         raise Damaged(f"{missing} page tables cannot be read")
 
 
-def _spread(pfn: Column, address: Column, size: int, low: int, high: int) -> Column:
+def _spread(pfn: Column, address: Column, size: int, low: int, high: int) -> tuple[Column, Column]:
     """Return the single pages of entries of one size, those between two addresses."""
-    if size == 1 << _PAGE:
-        return pfn
-    first = numpy.maximum(low - address, 0) >> _PAGE
-    last = (numpy.minimum(address + size, high) - address) >> _PAGE
-    parts = [numpy.arange(p + a, p + b) for p, a, b in zip(pfn.tolist(), first.tolist(), last.tolist())]
-    return numpy.concatenate(parts) if parts else numpy.zeros(0, numpy.int64)
+    within = numpy.arange(size >> _PAGE)
+    pages = (pfn[:, None] + within).ravel()
+    addresses = (address[:, None] + (within << _PAGE)).ravel()
+    inside = (addresses >= low) & (addresses < high)
+    return addresses[inside], pages[inside]

@@ -48,7 +48,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
 def _region(ground: Ground, scatter: Scatter, region: int, file: int) -> Iterator[Claim]:
     driver = ground.uint(DEVICE, ground.pointer(REGION, region, "device"), "ops.driver_id")
     struct, inside, member = DRIVERS.get(driver, ("", "", ""))
-    if not ground.has(struct, member):
+    if not struct or not ground.has(struct, member):
         raise Damaged(f"nothing describes {struct or f'what driver {driver} makes'}")
     memory = ground.pointer(struct, region - ground.offset(struct, inside), member)
     if not memory:

@@ -9,6 +9,9 @@ where those are not understood, it is inferred from the page tables of the proce
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+
+from drgn import FaultError
 
 from ..mappers.decoder import decoder_of
 from .ground import Ground
@@ -76,14 +79,15 @@ def _of_device(ground: Ground, private: int) -> int:
 
 
 def _name(ground: Ground, container: int) -> str:
-    """Return which devices it is for, in words."""
+    """Return which devices it is for, in words, as far as that can be told."""
     names = []
-    head, link = container + ground.offset(CONTAINER, "group_list"), ground.offset(GROUP, "container_next")
-    for group in ground.entries(head, link, MAX_DEVICES):
-        devices = group + ground.offset(GROUP, "device_list")
-        for device in ground.entries(devices, ground.offset(DEVICE, "group_next"), MAX_DEVICES):
-            address = ground.pointer("struct device", ground.pointer(DEVICE, device, "dev"), "kobj.name")
-            names.append(ground.prog.read_c_string(address, max_size=64).decode("utf-8", "backslashreplace"))
+    with suppress(FaultError, LookupError):
+        head, link = container + ground.offset(CONTAINER, "group_list"), ground.offset(GROUP, "container_next")
+        for group in ground.entries(head, link, MAX_DEVICES):
+            devices = group + ground.offset(GROUP, "device_list")
+            for device in ground.entries(devices, ground.offset(DEVICE, "group_next"), MAX_DEVICES):
+                address = ground.pointer("struct device", ground.pointer(DEVICE, device, "dev"), "kobj.name")
+                names.append(ground.prog.read_c_string(address, max_size=64).decode("utf-8", "backslashreplace"))
     return f"memory for {', '.join(names)}" if names else "memory for devices"
 
 
@@ -116,7 +120,7 @@ def _mapped(ground: Ground, dma: int, owner: Owner, tables: Tables | None) -> It
         tables, start = _process(ground, dma), address
     if size > MAX_SIZE or start + size > 1 << 64:
         raise Damaged(f"{size} bytes at {start:#x}")
-    for pages in pages_of(ground, tables, start, start + size):
+    for _, pages in pages_of(ground, tables, start, start + size):
         yield Claim(owner, pages, pins=1, exact=exact)
 
 

@@ -81,7 +81,7 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_MIN_ORDER
         | {"secretmem", "udmabuf", "dma_heap", "uring_provided"},
         # BTF of modules is newer.
-        module_symbols=("vfio", "vfio_iommu_type1", "vmw_vmci", "orangefs", "rds", "fuse"),
+        module_symbols=("vfio", "vfio_iommu_type1", "vmw_vmci", "orangefs", "rds", "fuse", "kvm", "kvm-amd"),
     ),
     Kernel(
         "6.1",

@@ -92,15 +92,18 @@ HVO = Scene("hvo", arguments=("hugetlb_free_vmemmap=on",))
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene(
     "holders",
-    modules=("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse", "kvm_amd"),
-    arguments=("intel_iommu=on",),
+    modules=("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse", "kvm_amd", "vhost_vdpa"),
+    # The kernel is not to wait for its timer to tell whether it works: on a busy machine it may seem not to.
+    arguments=("intel_iommu=on", "no_timer_check"),
     # Devices that may be given away: for each, an IOMMU has page tables of what it may reach.
-    # It does not deal with interrupts: on a busy machine the kernel could take those of its timer for lost.
+    # It does not deal with interrupts.
     devices=("-machine", "q35", "-device", "intel-iommu,intremap=off", *("-device", "pci-testdev") * 2),
     memory_mib=512,
 )
 # The same of what the smaller kernels have no drivers for.
-DRIVERS = Scene("drivers", modules=("crc32_generic", "rdma_rxe", "ib_uverbs"), memory_mib=512)
+DRIVERS = Scene(
+    "drivers", modules=("crc32_generic", "rdma_rxe", "ib_uverbs"), arguments=("no_timer_check",), memory_mib=512
+)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 

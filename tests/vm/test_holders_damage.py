@@ -38,8 +38,8 @@ KEPT = "walker of files that files keep"
 # What unwinds stacks reads page tables and lists of modules, which others use as well.
 MAY_COST_OTHERS = (FILES, "process-vm")
 SEEDS = 8
-# For one walker; it takes a tenth of a second.
-SECONDS = 2.0
+# For one walker; it takes a tenth of a second, where nothing else is to be done.
+SECONDS = 5.0
 # For looking at files and for balances, which have no clock of their own.
 ROOM_SECONDS = 20.0
 
@@ -122,6 +122,8 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     overlay = Watched(dump)
     made = Subject(overlay, Machine(Context.of(overlay.prog)))
     assert len(made.machine.suspects)
+    # Types are read once for all, by whoever asks first.
+    find_holders(made.machine.context, made.machine.suspects)
     reads = {kind: made.read_by(kind) for kind in (FILES, *registry().walkers)}
     basis = words(made.read_by(""))
     read = {kind: words(of_kind) for kind, of_kind in reads.items()}

@@ -308,6 +308,20 @@ static void guest_memfd(void)
 		holds("guest-memfd", region + i * PAGE, fd, 1, 0);
 }
 
+// A virtual machine with a CPU, which holds nothing: KVM is told when its memory is moved.
+static void kvm_cpu(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR), machine;
+	char *region = base_pages(2);
+	struct kvm_userspace_memory_region memory = {.memory_size = 2 * PAGE, .userspace_addr = (uintptr_t)region};
+	check(kvm >= 0, "/dev/kvm");
+	machine = ioctl(kvm, KVM_CREATE_VM, 0);
+	check(machine >= 0, "KVM_CREATE_VM");
+	check(ioctl(machine, KVM_SET_USER_MEMORY_REGION, &memory) == 0, "KVM_SET_USER_MEMORY_REGION");
+	check(ioctl(machine, KVM_CREATE_VCPU, 0) >= 0, "KVM_CREATE_VCPU");
+	mark("anon", region, 0, 0, "virtual machine");
+}
+
 // Pages of the kernel's own: no process's, and so without a balance.
 static void dma_heap(void)
 {
@@ -338,6 +352,7 @@ const struct scenario scenarios_virt[] = {
 	{"rds", rds},
 	{"fuse_direct", fuse_direct},
 	{"uring_zcrx", uring_zcrx},
+	{"kvm_cpu", kvm_cpu},
 	{"guest_memfd", guest_memfd},
 	{"dma_heap", dma_heap},
 	{0},
