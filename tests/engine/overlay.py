@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import follow_phys
 
-from drgn_thp.target import Target, open_target
+from drgn_thp.target import Target, TargetSpec, open_target
 from drgn_thp.target.modules import STRUCTS
 from tests.vm.elfcore import ElfCore, Segment
 from tests.vm.lab import Dump
@@ -38,9 +38,12 @@ class Overlay:
     :ivar target: What to hand to the command in place of a target that it opened itself.
     """
 
-    def __init__(self, dump: Dump) -> None:
+    def __init__(self, dump: Dump, spec: TargetSpec | None = None) -> None:
+        """
+        :param spec: How to open the dump, if not by the symbols of its vmlinux alone
+        """
         self.dump = dump
-        self.target: Target = open_target(spec_of(dump))
+        self.target: Target = open_target(spec or spec_of(dump))
         self.prog: Program = self.target.prog
         self._core = ElfCore(dump.vmcore)
         self._file = mmap_of(dump)

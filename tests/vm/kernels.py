@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,33 @@ def fetch(kernel: Kernel, refresh: bool = False) -> Files:
             # The index may be ahead of the pool it describes: the next older version can still be whole.
             failures.append(f"{version}: {error}")
     raise FetchError(f"kernel {kernel.name}: no version of it could be fetched; tried " + "; ".join(failures))
+
+
+def module_symbols(kernel: Kernel, names: Iterable[str]) -> list[Path]:
+    """
+    Return debugging symbols of some modules, from the cache as far as it has them.
+
+    :raises FetchError: if they cannot be fetched
+    """
+    files = fetch(kernel)
+    directory = cache_dir() / "symbols" / kernel.name / files.version
+    wanted = {f"{name.replace('_', '-')}.ko" for name in names} | {f"{name}.ko" for name in names}
+    available = {path.name for path in files.modules.rglob("*.ko")} & wanted
+    if not all((directory / name).exists() for name in available):
+        apt = _Apt(kernel)
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+            tree = Path(scratch) / "tree"
+            tree.mkdir()
+            for package in sorted(apt.kernel_packages(kernel.metapackages[1], files.version)):
+                deb = apt.download(package, files.version, Path(scratch))
+                _unpack(deb, tree, [f"*/debug/*/{name}" for name in sorted(available)])
+            for path in tree.rglob("*.ko"):
+                path.replace(directory / path.name)
+    missing = sorted(name for name in available if not (directory / name).exists())
+    if missing:
+        raise FetchError(f"kernel {kernel.name}: no debugging symbols of {', '.join(missing)}")
+    return [directory / name for name in sorted(available)]
 
 
 def newest_cached(kernel: Kernel) -> Files | None:

@@ -20,6 +20,8 @@ class Kernel:
     :ivar flavour: The smallest flavour whose debug package is not of the order of a gigabyte.
     :ivar image_only: Fetch the image of the series without debug information, even of a version that the suite has no
         metapackage for any more.
+    :ivar module_symbols: Fetch debugging symbols of modules, too, for tests that ask for types of theirs: before v5.11,
+        modules have no BTF that would describe them.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Kernel:
     lacks: frozenset[str] = frozenset()
     flavour: str = "cloud-amd64"
     image_only: bool = False
+    module_symbols: bool = False
 
     @property
     def metapackages(self) -> tuple[str, str]:
@@ -69,6 +72,7 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_CMA
         | NO_MIN_ORDER
         | {"secretmem", "udmabuf", "uring_provided"},
+        module_symbols=True,
     ),
     Kernel(
         "6.1",

@@ -86,7 +86,12 @@ GIGANTIC = Scene(
 )
 
 # The kernel is not asked about these: what is tested is who holds what.
-HOLDERS = Scene("holders", modules=("nbd",), memory_mib=512)
+HOLDERS = Scene(
+    "holders",
+    modules=("nbd", "fuse", "dm_mod", "raid1"),
+    files={"journal.img": images.ext4_journal},
+    memory_mib=512,
+)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 

@@ -24,7 +24,7 @@ from tests.engine.damage import EXTREMES, Patient
 from tests.engine.overlay import Overlay
 
 from .dumps import Dump, ensure_dump
-from .held import Machine
+from .held import Machine, spec_of
 from .matrix import KERNELS, Kernel
 from .scenes import HOLDERS
 
@@ -34,8 +34,11 @@ FILES = "files"
 """What all walkers stand on: damaged, it may cost any of them."""
 KEPT = "walker of files that files keep"
 """Looked for if a walker comes across files that nobody has open."""
+STACKS = "stacks"
+"""What walkers that look at stacks have in common."""
+OF_STACKS = ("page-io", "fault", "isolated", "process-vm")
 # What unwinds stacks reads page tables and lists of modules, which others use as well.
-MAY_COST_OTHERS = (FILES, "process-vm")
+MAY_COST_OTHERS = (FILES, STACKS, *OF_STACKS)
 SEEDS = 8
 # For one walker; it takes a tenth of a second.
 SECONDS = 2.0
@@ -48,7 +51,7 @@ class Watched(Overlay):
 
     def __init__(self, dump: Dump) -> None:
         self.reads: dict[int, int] = {}
-        super().__init__(dump)
+        super().__init__(dump, spec_of(dump))
 
     def _read(self, address: int, count: int, position: int) -> bytes:
         self.reads[address] = max(count, self.reads.get(address, 0))
@@ -112,6 +115,9 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     reads = {kind: made.read_by(kind) for kind in (FILES, *registry().walkers)}
     basis = words(made.read_by(""))
     read = {kind: words(of_kind) for kind, of_kind in reads.items()}
+    common = set.intersection(*(read[kind] for kind in OF_STACKS[:-1]))
+    alone = basis.union(read[FILES], *(theirs for kind, theirs in read.items() if kind not in OF_STACKS))
+    made.words[STACKS] = own_words(dict.fromkeys(common, 8), alone)
     for kind, of_kind in reads.items():
         others = [theirs for other, theirs in read.items() if other != kind] if kind != FILES else []
         made.words[kind] = own_words(of_kind, basis.union(*others))
@@ -144,7 +150,7 @@ def told(findings: Findings) -> dict[str, tuple[str, int, int]]:
     return {outcome.kind: (outcome.state, outcome.claims, outcome.failures) for outcome in findings.outcomes}
 
 
-@pytest.mark.parametrize("kind", [FILES, *sorted(registry().walkers)])
+@pytest.mark.parametrize("kind", [FILES, STACKS, *sorted(registry().walkers)])
 def test_damage_is_counted(subject: Subject, kind: str) -> None:
     """Nothing is raised, all comes to an end, others say what they said before; and mostly, something is noticed."""
     subject.overlay.mend()

@@ -3,7 +3,7 @@
 #include "../lab.h"
 
 extern const struct scenario scenarios_disks[], scenarios_memory[], scenarios_pipes[], scenarios_sockets[],
-	scenarios_last[];
+	scenarios_kernel_io[], scenarios_kernel_disks[], scenarios_last[];
 
 const struct scenario *const tables[] = {scenarios_disks,   scenarios_memory, scenarios_pipes,
-					 scenarios_sockets, scenarios_last,   NULL};
+					 scenarios_sockets, scenarios_kernel_io, scenarios_kernel_disks, scenarios_last, NULL};
