@@ -225,3 +225,5 @@ DEFERRED_LIST: tuple[At, ...] = (
     At("struct folio", "_deferred_list"),
     At("struct page", "deferred_list", page=2),
 )
+# How a folio that was taken off the LRU is linked with others on somebody's list.
+LRU_LIST: tuple[At, ...] = (At("struct folio", "lru"), At("struct page", "lru"))

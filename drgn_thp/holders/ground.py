@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 from drgn import FaultError, Object, PlatformFlags, Program, Type, sizeof
@@ -33,6 +33,15 @@ MAX_READ = 1 << 26
 """Bytes read at a time."""
 
 
+class Wanted(Protocol):
+    """The folios that are asked about: page frame of the first page, and number of pages, in ascending order."""
+
+    pfn: Column
+    pages: Column
+
+    def __len__(self) -> int: ...
+
+
 class Ground:
     """One target, for walkers."""
 
@@ -40,6 +49,10 @@ class Ground:
         self.context = context
         self.prog: Program = context.prog
         self.outcome = Outcome("")
+        self.wanted: Wanted | None = None
+        """The folios that are asked about, for who would else have to look through far too much."""
+        self.shared: dict[str, Any] = {}
+        """What walkers have in common and read once, by name."""
         self._deadline = float("inf")
         self._offsets: dict[tuple[str, str], int] = {}
         self._types: dict[str, Type | None] = {}
@@ -202,6 +215,12 @@ class Ground:
         order = "little" if self.byteorder == "<" else "big"
         return int.from_bytes(self.read(address + self.offset(type_, member), size), order)  # type: ignore[arg-type]
 
+    def string(self, address: int, size: int = 64) -> str:
+        """Return what is there up to a zero byte. It raises as :meth:`read` does."""
+        self.step()
+        data: bytes = self.prog.read_c_string(address, max_size=size)
+        return data.decode("utf-8", "backslashreplace")
+
     def pfns(self, pages: Any) -> Column:
         """
         Return the page frames of ``struct page`` addresses. What is no such address is counted as a failure.
@@ -303,3 +322,27 @@ class Ground:
                     raise Damaged(f"an xarray has more than {limit} entries")
                 self.step()
                 yield index, entry
+
+    def xarray_entry(self, address: int, index: int) -> int:
+        """
+        Return what a ``struct xarray`` has at an index; 0 if that is nothing, or no pointer.
+
+        :raises Damaged: if it is none
+        """
+        slots, shift = self.offset("struct xa_node", "slots"), self.offset("struct xa_node", "shift")
+        width = int(self.type("struct xa_node").member("slots").type.length or 0)
+        entry, above = self.pointer("struct xarray", address, "xa_head"), 1 << 8
+        if entry & 3 != 2 or entry <= 4096:  # no node: only what has index 0
+            return 0 if index or entry & 3 else entry
+        while entry & 3 == 2 and entry > 4096:
+            node = entry - 2
+            own = self.read(node + shift, 1)[0]
+            if own >= above or own > 60 or not width:
+                raise Damaged("an xarray is no tree")
+            if above == 1 << 8 and index >> own >= width:
+                return 0
+            above = own
+            entry = self.word(node + slots + 8 * ((index >> own) % width))
+            if entry & 3 == 2 and entry < 4 * width:  # a sibling of what is there under several indices
+                entry = self.word(node + slots + 8 * (entry >> 2))
+        return 0 if entry & 3 else entry

@@ -24,6 +24,44 @@ MAX_VECTORS = 1 << 16
 
 
 @dataclass(frozen=True)
+class _Clone:
+    """
+    A bio that somebody made of another one, told by the function that ends it.
+
+    :ivar around: The structure that leads to the other one
+    :ivar inside: The member of it that the bio is; if there is none, bi_private points to it
+    :ivar path: Members that lead from it to the other bio, each with the structure that it is a member of
+    """
+
+    end: str
+    module: str
+    around: str
+    inside: str
+    path: tuple[tuple[str, str], ...]
+
+
+_CLONES = (
+    _Clone(
+        "clone_endio",
+        "dm_mod",
+        "struct dm_target_io",
+        "clone",
+        (("struct dm_target_io", "io"), ("struct dm_io", "orig_bio")),
+    ),
+    # Which of the two a kernel has changed between v6.1 and v6.12.
+    *(
+        _Clone(end, "md_mod", structure, "bio_clone", ((structure, "orig_bio"),))
+        for end, structure in (("md_end_clone_io", "struct md_io_clone"), ("md_end_io_acct", "struct md_io_acct"))
+    ),
+    *(
+        _Clone(f"{level}_end_{way}_request", level, structure, "", ((structure, "master_bio"),))
+        for level, structure in (("raid1", "struct r1bio"), ("raid10", "struct r10bio"))
+        for way in ("read", "write")
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Bio:
     """
     One that is under way.
@@ -48,7 +86,8 @@ class Requests:
         )
         self._request = Struct(ground.prog, "struct request", ("bio", "ref"))
         self._chained = ground.symbol("bio_chain_endio")
-        self._mapped = ground.symbol("clone_endio", "dm_mod")
+        ends = {ground.symbol(clone.end, clone.module): clone for clone in _CLONES}
+        self._clones = {end: clone for end, clone in ends.items() if end}
 
     def bios(self) -> Iterator[Bio]:
         """Yield every bio that is in a request, or of which one in a request is a part or clone; each once."""
@@ -118,12 +157,20 @@ class Requests:
                 yield Bio(address, disk, bio)
 
     def _above(self, address: int, bio: dict[str, int]) -> int:
-        """Return what a bio was split off or cloned from; 0 if it is neither."""
+        """
+        Return what a bio was split off or cloned from; 0 if it is neither.
+
+        :raises FaultError: if that cannot be read
+        :raises Damaged: if nothing describes what leads there
+        """
         if bio["bi_end_io"] == self._chained:
             return bio["bi_private"]
-        if self._mapped and bio["bi_end_io"] == self._mapped and self.ground.has("struct dm_target_io"):
-            target = address - self.ground.offset("struct dm_target_io", "clone")
-            return self.ground.pointer(
-                "struct dm_io", self.ground.pointer("struct dm_target_io", target, "io"), "orig_bio"
-            )
-        return 0
+        clone = self._clones.get(bio["bi_end_io"])
+        if clone is None:
+            return 0
+        if not self.ground.has(clone.around):
+            raise Damaged(f"nothing describes {clone.around} of module {clone.module}")
+        at = address - self.ground.offset(clone.around, clone.inside) if clone.inside else bio["bi_private"]
+        for structure, member in clone.path:
+            at = self.ground.pointer(structure, at, member)
+        return at

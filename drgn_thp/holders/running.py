@@ -165,6 +165,7 @@ def find_holders(
     :param seconds: How long each may take
     """
     ground = Ground(context)
+    ground.wanted = suspects
     findings = Findings(suspects, ground.files)
     found = registry()
     findings.problems += found.problems

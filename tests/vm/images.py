@@ -42,6 +42,11 @@ def ext4_16k() -> bytes:
     return _made_by("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-b", "16384", mib=8)
 
 
+def ext4_journal() -> bytes:
+    """Return an empty ext4 of 8 MiB with a journal, in blocks of a quarter of a page."""
+    return _made_by("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-J", "size=1", mib=8)
+
+
 def btrfs() -> bytes:
     """Return an empty btrfs, which cannot be much smaller than this."""
     return _made_by("mkfs.btrfs", "-q", "--mixed", "-m", "single", "-d", "single", "-n", "4096", "-s", "4096", mib=24)

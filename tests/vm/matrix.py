@@ -81,7 +81,10 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_MIN_ORDER
         | {"secretmem", "udmabuf", "dma_heap", "uring_provided"},
         # BTF of modules is newer.
-        module_symbols=("vfio", "vfio_iommu_type1", "vmw_vmci", "orangefs", "rds", "fuse", "kvm", "kvm-amd"),
+        module_symbols=(
+            *("vfio", "vfio_iommu_type1", "vmw_vmci", "orangefs", "rds", "fuse", "kvm", "kvm-amd"),
+            *("dm-mod", "md-mod", "raid1"),
+        ),
     ),
     Kernel(
         "6.1",

@@ -92,12 +92,16 @@ HVO = Scene("hvo", arguments=("hugetlb_free_vmemmap=on",))
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene(
     "holders",
-    modules=("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse", "kvm_amd", "vhost_vdpa"),
+    modules=(
+        *("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse", "kvm_amd", "vhost_vdpa"),
+        *("dm_mod", "raid1"),
+    ),
     # The kernel is not to wait for its timer to tell whether it works: on a busy machine it may seem not to.
     arguments=("intel_iommu=on", "no_timer_check"),
     # Devices that may be given away: for each, an IOMMU has page tables of what it may reach.
     # It does not deal with interrupts.
     devices=("-machine", "q35", "-device", "intel-iommu,intremap=off", *("-device", "pci-testdev") * 2),
+    files={"journal.img": images.ext4_journal},
     memory_mib=512,
 )
 # The same of what the smaller kernels have no drivers for.

@@ -35,8 +35,11 @@ FILES = "files"
 """What all walkers stand on: damaged, it may cost any of them."""
 KEPT = "walker of files that files keep"
 """Looked for if a walker comes across files that nobody has open."""
+STACKS = "stacks"
+"""What walkers that look at stacks have in common."""
+OF_STACKS = ("page-io", "fault", "isolated", "process-vm")
 # What unwinds stacks reads page tables and lists of modules, which others use as well.
-MAY_COST_OTHERS = (FILES, "process-vm")
+MAY_COST_OTHERS = (FILES, STACKS, *OF_STACKS)
 SEEDS = 8
 # For one walker; it takes a tenth of a second, where nothing else is to be done.
 SECONDS = 5.0
@@ -127,6 +130,9 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     reads = {kind: made.read_by(kind) for kind in (FILES, *registry().walkers)}
     basis = words(made.read_by(""))
     read = {kind: words(of_kind) for kind, of_kind in reads.items()}
+    common = set.intersection(*(read[kind] for kind in OF_STACKS[:-1]))
+    alone = basis.union(read[FILES], *(theirs for kind, theirs in read.items() if kind not in OF_STACKS))
+    made.words[STACKS] = own_words(dict.fromkeys(common, 8), alone)
     for kind, of_kind in reads.items():
         others = [theirs for other, theirs in read.items() if other != kind] if kind != FILES else []
         made.words[kind] = own_words(of_kind, basis.union(*others))
@@ -159,7 +165,7 @@ def told(findings: Findings) -> dict[str, tuple[str, int, int]]:
     return {outcome.kind: (outcome.state, outcome.claims, outcome.failures) for outcome in findings.outcomes}
 
 
-@pytest.mark.parametrize("kind", [FILES, *sorted(registry().walkers)])
+@pytest.mark.parametrize("kind", [FILES, STACKS, *sorted(registry().walkers)])
 def test_damage_is_counted(subject: Subject, kind: str) -> None:
     """Nothing is raised, all comes to an end, others say what they said before; and mostly, something is noticed."""
     if (kind in WITH_DRIVERS_ONLY) != (subject.overlay.dump.scene is DRIVERS):

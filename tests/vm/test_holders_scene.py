@@ -43,8 +43,22 @@ WALKERS: dict[str, str] = {
     "fuse": "fuse",
     "guest-memfd": "guest-memfd",
     "rdma": "rdma",
+    "page-io": "page-io",
+    "fault": "fault",
+    "isolated": "isolated",
+    "sendfile": "sendfile",
+    "buffer-super": "buffer-head",
+    "buffer-group": "buffer-head",
+    "buffer-journal": "buffer-head",
     "batch": "lru-batch",
 }
+# Of buffers in use: what for, and of which device. No balance would show it.
+BUFFERS = {
+    "buffer-super": "superblock of ext4",
+    "buffer-group": "group descriptors of ext4",
+    "buffer-journal": "journal of ext4: transaction",
+}
+DEVICES = {"buffers_kept": "loop0", "buffers_journal": "loop2"}
 # Of the kernel's own pages, which have no balance.
 KERNELS_OWN = {"packet-ring": "packet-ring"}
 # Copied after all: 6.1 alone has no way for pages into a datagram.
@@ -172,6 +186,26 @@ def test_everything_balances(case: Case) -> None:
     """Of every folio of the machine, references and pins; nothing is found that is not there."""
     assert case.found.findings.problems == []
     assert {hex(pfn): left for pfn, left in case.found.unbalanced().items()} == {}
+
+
+def test_buffers_in_use(case: Case) -> None:
+    """Whose they are, and what for."""
+    planted = [one for one in case.planted if one.kind in BUFFERS]
+    assert {one.kind for one in planted} == BUFFERS.keys()
+    for one in planted:
+        found = [held.owner for held, _, _ in case.found.sheets[case.machine.head(one.pfn)].holders]
+        assert any(o.what.startswith(BUFFERS[one.kind]) and o.device == DEVICES[one.scenario] for o in found), found
+
+
+def test_what_is_busy_has_a_user(case: Case) -> None:
+    """Just the folios that do not move for their buffers; what was merely used last does not count."""
+    busy = {int(pfn) for f in case.machine.tables for pfn in f.pfn[f.buffer_busy]}
+    used = {
+        pfn
+        for pfn, sheet in case.found.sheets.items()
+        if any(held.kind == "buffer-head" and held.owner.cpu is None for held, _, _ in sheet.holders)
+    }
+    assert used == busy != set()
 
 
 @pytest.mark.parametrize("kind", sorted(registry().walkers))

@@ -107,8 +107,11 @@ struct fuse *fuse_mount(const char *path)
 	mkdir(path, 0755);
 	snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", device);
 	check(mount("fuse", path, "fuse", 0, options) == 0, path);
-	if (fork() == 0)
+	fuse->device = device;
+	pid_t server = fork();
+	if (server == 0)
 		serve_forever(fuse, device);
+	fuse->server = server;
 	// While the server runs, only it may keep the device: if it dies, whoever waits must be told.
 	close(device);
 	return fuse;

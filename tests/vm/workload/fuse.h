@@ -9,6 +9,8 @@ struct fuse {
 	// Requests of that kind are taken, and never answered from then on.
 	volatile int silent_reads, silent_writes;
 	volatile int unanswered;
+	// The process that serves it, and its descriptor.
+	int server, device;
 };
 
 // Mounts it there. The only file is called "file", and has FUSE_PAGES pages.

@@ -29,6 +29,8 @@ void print_holdings(void);
 // This process holds the page through a descriptor (or -1). Returns the number of the holder.
 int holds(const char *kind, void *page, int fd, int gets, int pins);
 int holds_pfn(const char *kind, uint64_t pfn, int fd, int gets, int pins);
+// The same, of another process.
+int another_holds(int pid, const char *kind, uint64_t pfn, int fd, int gets, int pins);
 // The same, of something that no process has open: in flight, registered and closed, or a CPU's.
 int held_by_nobody(const char *kind, void *page, int gets);
 // For a child: has the same thing open, by a descriptor of the same number.

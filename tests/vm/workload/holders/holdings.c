@@ -39,6 +39,11 @@ int holds(const char *kind, void *page, int fd, int gets, int pins)
 	return holds_pfn(kind, pfn_of(page), fd, gets, pins);
 }
 
+int another_holds(int pid, const char *kind, uint64_t pfn, int fd, int gets, int pins)
+{
+	return new_holder(kind, pfn, pid, fd, gets, pins);
+}
+
 int held_by_nobody(const char *kind, void *page, int gets)
 {
 	return new_holder(kind, pfn_of(page), 0, -1, gets, 0);

@@ -85,8 +85,15 @@ static void serve(int end, int alive, int image, volatile int *silent)
 		ssize_t size = sizeof(answer.reply) + be32toh(request.len);
 		answer.reply.magic = htobe32(NBD_REPLY_MAGIC);
 		memcpy(answer.reply.handle, request.handle, sizeof(request.handle));
-		if (image >= 0 && pread(image, answer.data, be32toh(request.len), be64toh(request.from)) < 0)
+		if (request.type == htobe32(NBD_CMD_WRITE)) {
+			// Taken in any case: the device would else wait for the socket, not for an answer.
+			if (recv(end, answer.data, be32toh(request.len), MSG_WAITALL) != (ssize_t)be32toh(request.len) ||
+			    pwrite(image, answer.data, be32toh(request.len), be64toh(request.from)) < 0)
+				break;
+			size = sizeof(answer.reply);
+		} else if (image >= 0 && pread(image, answer.data, be32toh(request.len), be64toh(request.from)) < 0) {
 			break;
+		}
 		if (*silent && read(alive, &byte, 1) == 0) {
 			answer.reply.error = htobe32(5);
 			size = sizeof(answer.reply);
@@ -99,7 +106,7 @@ static void serve(int end, int alive, int image, volatile int *silent)
 
 volatile int *attach_silent_disk(int number, const char *path)
 {
-	int ends[2], alive[2], image = path ? open(path, O_RDONLY) : -1;
+	int ends[2], alive[2], image = path ? open(path, O_RDWR) : -1;
 	volatile int *silent = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	check(silent != MAP_FAILED && pipe(alive) == 0, "pipe");
 	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
