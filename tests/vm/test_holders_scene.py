@@ -188,6 +188,7 @@ def test_everything_balances(case: Case) -> None:
     assert {hex(pfn): left for pfn, left in case.found.unbalanced().items()} == {}
 
 
+@of_holders
 def test_buffers_in_use(case: Case) -> None:
     """Whose they are, and what for."""
     planted = [one for one in case.planted if one.kind in BUFFERS]

@@ -10,7 +10,7 @@
 // For the request that is on its way.
 static void uring_closing(void)
 {
-	int disk = silent_disk(4);
+	int disk = silent_disk(12);
 	char *page = base_pages(1), *target = base_pages(1);
 	struct iovec buffer = {page, PAGE};
 	struct ring ring = open_ring(0, NULL, NULL);
