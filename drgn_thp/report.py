@@ -63,6 +63,8 @@ class Totals:
     interrupted: bool = False
     confirmed: dict[str, dict[str, int]] = field(default_factory=dict)
     """Of each path, how many folios were found to be what when they were looked at again."""
+    held: dict[str, int] = field(default_factory=dict)
+    """Of each path, how many of those that are persistent have references that stay."""
     unconfirmed: int = 0
     """Folios that were to be looked at again, but were not."""
 
@@ -214,13 +216,14 @@ class Report:
                 if confirmation is not None:
                     number = places[record["pfn"]]
                     label = confirmation.label(number, numbers[record["path"]])
-                    record["confirmed"] = self._count(record["path"], label)
-                    record["confirmed_extra"] = None if record["extra"] is None else confirmation.stays(number)
+                    stays = None if record["extra"] is None else confirmation.stays(number)
+                    record["confirmed"] = self._count(record["path"], label, bool(stays))
+                    record["confirmed_extra"] = stays
                 if self.holdings is not None:
                     record.update(self.holdings.fields(record, refused.table))
                 yield record
 
-    def _count(self, path: str, label: Label | None) -> str | None:
+    def _count(self, path: str, label: Label | None, held: bool) -> str | None:
         if label is None:
             self.totals.unconfirmed += 1
             return None
@@ -228,6 +231,8 @@ class Report:
         if path not in self.totals.confirmed:
             self.totals.confirmed[path] = {label.value: 0 for label in Label}
         self.totals.confirmed[path][word] += 1
+        if held and label is Label.PERSISTENT:
+            self.totals.held[path] = self.totals.held.get(path, 0) + 1
         return word
 
     def _compare(self, comparison: Comparison) -> None:
@@ -279,4 +284,5 @@ class Report:
             return None
         none = {label.value: 0 for label in Label}
         paths = {path.name: self.totals.confirmed.get(path.name, none) for path in self.question.paths}
-        return {"looks": looks.number, "interval": float(looks.interval), "paths": paths}
+        held = {path.name: self.totals.held.get(path.name, 0) for path in self.question.paths}
+        return {"looks": looks.number, "interval": float(looks.interval), "paths": paths, "held": held}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -145,7 +146,7 @@ def test_what_stays_is_persistent(held: Changing, monkeypatch: pytest.MonkeyPatc
     record, summary, report = held.records(nothing, monkeypatch)
     assert (record["confirmed"], record["confirmed_extra"]) == ("persistent", 1)
     counts = summary["confirm"]["paths"]["offline"]
-    assert counts["persistent"] > 1
+    assert counts["persistent"] == summary["confirm"]["held"]["offline"] > 1
     assert counts["transient"] == counts["gone"] == 0
     assert summary["confirm"]["looks"] == LOOKS
     assert report.incomplete == []
@@ -228,9 +229,11 @@ def test_what_passed_does_not_vouch_for_what_stays(held: Changing, monkeypatch: 
 def test_refused_for_good_but_held_for_a_moment(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
     """Locked for good: that is persistent, but it is not held, whoever was passing when the scan came by."""
     held.write("flags", add=held.context.layout.flag("locked"))
-    record = held.record(since(0, "refcount", add=-1), monkeypatch)
+    record, summary, _ = held.records(since(0, "refcount", add=-1), monkeypatch)
     assert (record["reason"], record["extra"]) == ("locked", 1)
     assert (record["confirmed"], record["confirmed_extra"]) == ("persistent", 0)
+    confirm = summary["confirm"]
+    assert confirm["held"]["offline"] == confirm["paths"]["offline"]["persistent"] - 1
 
 
 def test_held_whatever_else_refuses_it(held: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +366,7 @@ def test_text(held: Changing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert "persistent" in out
-    assert "looked at 2 times more, 0 s apart: " in out
+    assert re.search(r"^looked at 2 times more, 0 s apart: \d+ persistent \([1-9]\d* held\), 0 tr", out, re.MULTILINE)
     assert main([*arguments, "--format", "ndjson"]) == 1
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {record["confirmed"] for record in records if record["kind"] == "folio"} == {"persistent"}

@@ -207,7 +207,9 @@ def _folios(path: str, records: list[Record], left_out: int, out: TextIO) -> Non
 def _confirmed(path: str, summary: Record, out: TextIO) -> None:
     confirm = summary["confirm"]
     if confirm is not None:
-        counts = ", ".join(f"{number} {label}" for label, number in confirm["paths"][path].items())
+        held = {"persistent": f" ({confirm['held'][path]} held)"}
+        numbers = confirm["paths"][path].items()
+        counts = ", ".join(f"{number} {label}{held.get(label, '')}" for label, number in numbers)
         looks = "once more" if confirm["looks"] == 1 else f"{confirm['looks']} times more"
         out.write(f"looked at {looks}, {confirm['interval']:g} s apart: {counts}\n")
 
