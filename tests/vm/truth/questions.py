@@ -166,10 +166,18 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
         _add_spare_memory(guest)
         qmp("qom-set", path=DEVICE, property="requested-size", value=0)
         size = _settled(guest)
-        used = _used(guest, frames)
+        used, moved = _used(guest, frames), _mapped_elsewhere(guest, inside)
         stuck = bool(used) and _stuck(guest, size, len(frames) << 12)
     left = Answer.BLOCKED if stuck else Answer.REFUSED
-    return size, {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else left) for folio in inside}
+    moved |= {folio.pfn for folio in inside if used.isdisjoint(folio.frames)}
+    return size, {folio.pfn: Told(Answer.MOVED if folio.pfn in moved else left) for folio in inside}
+
+
+def _mapped_elsewhere(guest: Rewound, folios: Iterable[Folio]) -> set[int]:
+    """Return which folios were moved, as a process that maps them sees: their frames may be another one's by now."""
+    now = {int(slot): int(pfn, 0) for _, slot, pfn, *_ in guest.ask("pages")}
+    asked = ((folio, mark) for folio in folios if (mark := _asked(folio)))
+    return {folio.pfn for folio, mark in asked if now[mark.slot] and now[mark.slot] not in folio.frames}
 
 
 def _keep(guest: Rewound, alive: Iterable[str]) -> None:
