@@ -111,11 +111,11 @@ def pages_of(ground: Ground, tables: Tables, start: int, end: int) -> Iterator[t
 
     :raises Damaged: if tables cannot be read, when all that can be was yielded
     """
-    missing = 0
+    missing, everything = 0, _Everything()
     for low in range(start, end, PIECE):
         ground.step()
         high = min(low + PIECE, end)
-        walk = Walk(ground.prog, tables.decoder, _Everything(), ground.context.sections.are_memory, low=low, high=high)
+        walk = Walk(ground.prog, tables.decoder, everything, ground.context.sections.are_memory, low=low, high=high)
         hits = walk.walk(numpy.array([tables.top], numpy.int64))
         missing += walk.unreadable + walk.wild + walk.left
         mapped = hits.state <= State.PROT_NONE
