@@ -110,7 +110,7 @@ def own_words(reads: dict[int, int], others: set[int]) -> list[list[int]]:
 
 SCENES = [(entry, HOLDERS) for entry in KERNELS] + [(entry, DRIVERS) for entry in WITH_DRIVERS]
 # What the scene of all others cannot show.
-WITH_DRIVERS_ONLY = ("rdma",)
+WITH_DRIVERS_ONLY = ("rdma", "drm")
 
 
 @pytest.fixture(scope="module", params=SCENES, ids=lambda p: p[0].name)

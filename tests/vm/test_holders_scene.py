@@ -154,6 +154,16 @@ def test_pages_of_a_heap(case: Case) -> None:
         assert {pid for pid, _ in found["descriptors"]} == {mark.pid}
 
 
+def test_pages_of_graphics(case: Case) -> None:
+    """Of buffers that are open, or are DMA buffers only; found by what is written in them, as those of a heap."""
+    marks = [mark for mark in case.dump.marks if mark.scenario in ("drm_open", "drm_exported")]
+    assert len(marks) == (10 if case.dump.scene is DRIVERS else 0)
+    for mark in marks:
+        [(held, references, processes)] = case.found.sheets[mark.pfn].holders
+        assert (held.kind, references, held.pins) == ("drm", 1, 0)
+        assert {pid for pid, _, _ in processes} == {mark.pid}
+
+
 def test_everything_balances(case: Case) -> None:
     """Of every folio of the machine, references and pins; nothing is found that is not there."""
     assert case.found.findings.problems == []
