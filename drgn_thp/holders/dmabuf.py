@@ -22,7 +22,7 @@ MAX_PAGES = 1 << 23
 
 def walk(ground: Ground) -> Iterator[Claim]:
     """Yield the pages of each buffer."""
-    for file, own in _exported(ground, ground.symbol("udmabuf_ops", "udmabuf")):
+    for file, own in exported(ground, ground.symbol("udmabuf_ops", "udmabuf")):
         with ground.part(f"udmabuf {own:#x}"):
             pinned, pages = _pages(ground, own)
             yield Claim(Owner("udmabuf", file=file), ground.pfns(pages), gets=0 if pinned else 1, pins=int(pinned))
@@ -31,7 +31,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
 def walk_heap(ground: Ground) -> Iterator[Claim]:
     """Yield the pages of each buffer: pieces that are pages of some order, of each of which there is one reference."""
     scatter = Scatter(ground)
-    for file, own in _exported(ground, ground.symbol("system_heap_buf_ops")):
+    for file, own in exported(ground, ground.symbol("system_heap_buf_ops")):
         with ground.part(f"buffer of the system heap {own:#x}"):
             count = ground.uint(HEAP, own, "sg_table.orig_nents")
             if count > MAX_PAGES:
@@ -42,7 +42,7 @@ def walk_heap(ground: Ground) -> Iterator[Claim]:
             yield Claim(Owner("buffer of the system heap", file=file), pages, gets=gets)
 
 
-def _exported(ground: Ground, operations: int | None) -> Iterator[tuple[int, int]]:
+def exported(ground: Ground, operations: int | None) -> Iterator[tuple[int, int]]:
     """Yield file and exporter's own structure of the buffers of one exporter."""
     for file, buffer in ground.files.having([ground.symbol("dma_buf_fops")]):
         with ground.part(f"dma-buf {buffer:#x}"):

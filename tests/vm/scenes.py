@@ -106,8 +106,13 @@ HOLDERS = Scene(
 )
 # The same of what the smaller kernels have no drivers for.
 DRIVERS = Scene(
-    "drivers", modules=("crc32_generic", "rdma_rxe", "ib_uverbs"), arguments=("no_timer_check",), memory_mib=512
+    "drivers",
+    modules=("crc32_generic", "rdma_rxe", "ib_uverbs", "vgem"),
+    arguments=("no_timer_check",),
+    memory_mib=512,
 )
+KINDS_OF_DRIVERS = ("rdma", "drm")
+"""What finds holders that only this one shows."""
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 

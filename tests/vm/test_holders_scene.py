@@ -22,7 +22,7 @@ from tests.odd.cores import Core, filtered
 from .dumps import Dump, ensure_dump
 from .held import Found, Machine, Planted, planted, remove_user_and_free
 from .matrix import KERNELS, WITH_DRIVERS, Kernel, kernel
-from .scenes import DRIVERS, HOLDERS, Scene
+from .scenes import DRIVERS, HOLDERS, KINDS_OF_DRIVERS, Scene
 
 pytestmark = pytest.mark.vm
 
@@ -112,6 +112,15 @@ def name_of(param: tuple[Kernel, Scene, Callable[..., Path]]) -> str:
 of_holders = pytest.mark.parametrize("case", CASES, indirect=True, ids=name_of, scope="module")
 
 
+# On whole dumps: that others say the same is another test.
+EACH_WALKER = [
+    pytest.param(param, kind, id=f"{name_of(param)}-{kind}")
+    for param in CASES + MORE_CASES
+    for kind in sorted(registry().walkers)
+    if param[2] is whole and (kind in KINDS_OF_DRIVERS) == (param[1] is DRIVERS)
+]
+
+
 @pytest.fixture(scope="module", params=CASES + MORE_CASES, ids=name_of)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     entry: Kernel
@@ -182,6 +191,16 @@ def test_pages_of_a_heap(case: Case) -> None:
         assert {pid for pid, _ in found["descriptors"]} == {mark.pid}
 
 
+def test_pages_of_graphics(case: Case) -> None:
+    """Of buffers that are open, or are DMA buffers only; found by what is written in them, as those of a heap."""
+    marks = [mark for mark in case.dump.marks if mark.scenario in ("drm_open", "drm_exported")]
+    assert len(marks) == (10 if case.dump.scene is DRIVERS else 0)
+    for mark in marks:
+        [(held, references, processes)] = case.found.sheets[mark.pfn].holders
+        assert (held.kind, references, held.pins) == ("drm", 1, 0)
+        assert {pid for pid, _, _ in processes} == {mark.pid}
+
+
 def test_everything_balances(case: Case) -> None:
     """Of every folio of the machine, references and pins; nothing is found that is not there."""
     assert case.found.findings.problems == []
@@ -209,7 +228,7 @@ def test_what_is_busy_has_a_user(case: Case) -> None:
     assert used == busy != set()
 
 
-@pytest.mark.parametrize("kind", sorted(registry().walkers))
+@pytest.mark.parametrize(("case", "kind"), EACH_WALKER, indirect=["case"])
 def test_each_walker_counts(case: Case, kind: str) -> None:
     """Without it, just the folios that it explains are left unexplained, by what it explains."""
     mine = {}

@@ -2,6 +2,6 @@
 // Pages with holders that only a kernel with drivers for everything has.
 #include "../lab.h"
 
-extern const struct scenario scenarios_rdma[];
+extern const struct scenario scenarios_drm[], scenarios_rdma[];
 
-const struct scenario *const tables[] = {scenarios_rdma, NULL};
+const struct scenario *const tables[] = {scenarios_drm, scenarios_rdma, NULL};
