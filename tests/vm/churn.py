@@ -136,6 +136,7 @@ def connect(name: str, guest: Guest) -> Any:
 class Slow:
     """What the guest says it held for long, because the machine is so busy. Times are of the guest's clock."""
 
+    what: str
     since: float
     until: float
     pages: frozenset[int]
@@ -155,13 +156,13 @@ class Wrong:
     since: float
     until: float
 
-    def excused(self, slow: list[Slow]) -> bool:
-        """Return whether the guest did hold it for that time."""
+    def excuse(self, slow: list[Slow]) -> str | None:
+        """Return how the guest did hold it for that time, if it did."""
         pages = range(self.record["pfn"], self.record["pfn"] + (1 << self.record["order"]))
-        return any(
-            hold.since <= self.since and hold.until >= self.until and any(page in pages for page in hold.pages)
-            for hold in slow
-        )
+        for hold in slow:
+            if hold.since <= self.since and hold.until >= self.until and any(page in pages for page in hold.pages):
+                return hold.what
+        return None
 
 
 @dataclass
@@ -173,6 +174,7 @@ class Judge:
     :ivar said: Folios and paths that were said to be held
     :ivar missed: Held pages that were not said to be held, by path
     :ivar wrong: Folios that were, without being held; until the guest says that they were
+    :ivar excused: How many of them the guest has said that of, by how it held them
     """
 
     guest: Guest
@@ -184,7 +186,7 @@ class Judge:
     asked: Counter[str] = field(default_factory=Counter)
     missed: list[str] = field(default_factory=list)
     wrong: list[Wrong] = field(default_factory=list)
-    excused: Counter[str] = field(default_factory=Counter)
+    excused: dict[str, Counter[str]] = field(default_factory=dict)
     counted: dict[str, Counter[str]] = field(default_factory=dict)
     offset: float = float("inf")
 
@@ -238,19 +240,23 @@ class Judge:
         """Take off what the guest says that it did hold for so long. It does when it has let go."""
         deadline = time.monotonic() + patience
         while True:
-            slow = self._slow()
-            for wrong in self.wrong:
-                self.excused[wrong.where] += wrong.excused(slow)
-            self.wrong = [wrong for wrong in self.wrong if not wrong.excused(slow)]
+            slow, wrong = self._slow(), []
+            for one in self.wrong:
+                what = one.excuse(slow)
+                if what is None:
+                    wrong.append(one)
+                else:
+                    self.excused.setdefault(one.where, Counter())[what] += 1
+            self.wrong = wrong
             if not self.wrong or time.monotonic() >= deadline:
                 return
             time.sleep(0.5)
 
     def _slow(self) -> list[Slow]:
-        lines = re.findall(r"^SLOW \S+ (\d+) (\d+) (.*)\n", self.guest.serial(), re.MULTILINE)
+        lines = re.findall(r"^SLOW (\S+) (\d+) (\d+) (.*)\n", self.guest.serial(), re.MULTILINE)
         return [
-            Slow(int(since) / 1000, int(until) / 1000, frozenset(int(page, 16) for page in pages.split()))
-            for since, until, pages in lines
+            Slow(what, int(since) / 1000, int(until) / 1000, frozenset(int(page, 16) for page in pages.split()))
+            for what, since, until, pages in lines
         ]
 
     def summary(self) -> str:
@@ -262,7 +268,7 @@ class Judge:
             wrong = sum(what.where == who for what in self.wrong)
             lines.append(
                 f"{who}: {rounds} rounds; held pages asked {self.asked[who]}, missed {missed}; "
-                f"wrong {wrong}, excused {self.excused[who]}; passing folios {self.passing[who]}; "
+                f"wrong {wrong}, excused {dict(self.excused.get(who, {}))}; passing folios {self.passing[who]}; "
                 f"labels {dict(self.labels[who])}; counted {dict(+self.counted[who])}"
             )
         return "\n".join([*lines, f"blocks: {', '.join(blocks)}; held for long: {len(self._slow())}"])
