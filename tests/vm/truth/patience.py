@@ -40,7 +40,8 @@ class Patience:
         now, effort = time.monotonic(), self._guest.effort()
         passed, spent = now - self._last[0], effort - self._last[1]
         self._last = (now, effort)
-        self._rested = self._rested + passed if spent < AT_REST * passed else 0.0
+        rests = spent < AT_REST * passed and not self._guest.wants_to_run()
+        self._rested = self._rested + passed if rests else 0.0
         if seen != self._seen:
             self._seen, self._began, self._rested = seen, self._guest.ran(), 0.0
         return self._rested > self._rests or self._guest.ran() - self._began > self._runs

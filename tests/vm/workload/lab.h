@@ -146,4 +146,10 @@ void run(const struct scenario *scenario, void (*prepare)(void));
 // What the main.c that the programs share runs, in this order; each program that has no main.c of its own defines it.
 extern const struct scenario *const tables[];
 
+// spread.c. A program that defines this has its scenarios apart: memory on which small pages of others are is taken
+// before each, and given back when all are there.
+extern const int spread_out __attribute__((weak));
+void begin_anew(void);
+void give_back(void);
+
 #endif

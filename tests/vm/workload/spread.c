@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// As the shared one; and as far as they have small pages, no two scenarios have any in the same piece of memory. A page
-// that the kernel cannot have keeps all that is around it, and each is to be asked about by itself.
-#include "pins.h"
+// No two scenarios have pages in the same piece of memory, as far as these are small. A page that the kernel cannot have
+// keeps all that is around it, and each is to be asked about by itself.
+#include "lab.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -15,6 +15,8 @@ static struct spread {
 	volatile int done;
 	unsigned char used[1 << 16]; // pieces
 } *spread;
+static pid_t taking[64];
+static size_t count;
 
 static void find_used_pieces(void)
 {
@@ -31,7 +33,7 @@ static void find_used_pieces(void)
 		for (uint64_t pfn = start / PAGE; pfn < end / PAGE; pfn += PIECE_PAGES) {
 			check(pread(fd, flags, sizeof(flags), pfn * sizeof(*flags)) == sizeof(flags), "/proc/kpageflags");
 			for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
-				if (flags[i] & (KPF_LRU | KPF_ANON | KPF_SLAB | KPF_HUGE | KPF_SWAPBACKED))
+				if (flags[i] & (KPF_LRU | KPF_SWAPBACKED | KPF_HUGE))
 					spread->used[pfn / PIECE_PAGES] = 1;
 		}
 	}
@@ -61,43 +63,24 @@ static void take_what_is_left(void)
 		pause();
 }
 
-static pid_t begin_anew(void)
+void begin_anew(void)
 {
+	if (!spread)
+		spread = mmap(NULL, sizeof(*spread), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	check(spread != MAP_FAILED && count < ARRAY_SIZE(taking), "too many scenarios");
 	spread->done = 0;
-	pid_t pid = fork();
+	pid_t pid = taking[count++] = fork();
 	if (pid == 0)
 		take_what_is_left();
 	while (!spread->done && waitpid(pid, NULL, WNOHANG) == 0)
 		usleep(1000);
 	check(spread->done, "no piece of memory for a scenario");
-	return pid;
 }
 
-int main(void)
+void give_back(void)
 {
-	static pid_t taking[64];
-	size_t count = 0;
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	make_table();
-	mount_all();
-	load_modules();
-	open_agent();
-	hold_gates_still();
-	wait_for_movable_node();
-	attach_disks();
-	prepare_report();
-	spread = mmap(NULL, sizeof(*spread), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	check(spread != MAP_FAILED, "no memory to share");
-	for (const struct scenario *const *table = tables; *table; table++)
-		for (const struct scenario *s = *table; s->name; s++) {
-			check(count < ARRAY_SIZE(taking), "too many scenarios");
-			taking[count++] = begin_anew();
-			run(s, bind_to_movable_node);
-		}
 	while (count--) {
 		kill(taking[count], SIGKILL);
 		waitpid(taking[count], NULL, 0);
 	}
-	report();
-	agent();
 }
