@@ -54,7 +54,11 @@ NO_POISON = frozenset(
 NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
 # ext4 with blocks larger than pages, since 6.19.
 NO_MIN_ORDER = frozenset({"ext4_min_order"})
+# Without a copy into a message, until 6.4; without one out of it, since 5.12.
+NO_CORK = frozenset({"sockmap_corked"})
+NO_SOCKMAP = frozenset({"sockmap_received"})
 # Built without.
+NO_TLS = frozenset({"tls_sent", "tls_spliced"})
 NO_CMA = frozenset({"cma_ballast", "cma_base", "cma_forked", "cma_mlocked", "cma_held", "cma_thp", "cma_thp_held"}) | {
     "cma_tmpfs",
     "cma_ext4",
@@ -71,6 +75,8 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_CLONES
         | NO_CMA
         | NO_MIN_ORDER
+        | NO_SOCKMAP
+        | NO_TLS
         | {"secretmem", "udmabuf", "uring_provided"},
         module_symbols=True,
     ),
@@ -79,8 +85,8 @@ KERNELS: tuple[Kernel, ...] = (
         ("bookworm", "bookworm-updates", "bookworm-security"),
         lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | NO_CMA | NO_MIN_ORDER | {"hugetlb_fixed", "udmabuf"},
     ),
-    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_CMA | NO_MIN_ORDER),
-    Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_CMA | NO_MIN_ORDER | NO_CORK),
+    Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF | NO_CORK),
 )
 
 # Of kernels between the stable ones, backports keep images for long, and debug packages not at all. A series that is

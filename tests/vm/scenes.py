@@ -88,14 +88,16 @@ GIGANTIC = Scene(
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene(
     "holders",
-    modules=("nbd", "fuse", "dm_mod", "raid1"),
+    modules=("nbd", "fuse", "dm_mod", "raid1", "tls", "gcm", "ctr", "ghash_generic"),
     files={"journal.img": images.ext4_journal},
     memory_mib=512,
 )
+# Tasks that migrate, and wait for ever: while they do, no batch keeps anything, and one of the above has a batch.
+ISOLATED = Scene("isolated", modules=("nbd",), memory_mib=512)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
 """Those that the truth run asks the kernel about."""
 
-ALL_SCENES = (*SCENES, HOLDERS, CROWD)
+ALL_SCENES = (*SCENES, HOLDERS, ISOLATED, CROWD)

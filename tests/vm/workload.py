@@ -14,7 +14,11 @@ from .cache import cache_dir, new_directory
 SOURCES = Path(__file__).parent / "workload"
 # Static: the guest has no library, and no file system but the initramfs.
 # What programs use of another one's folder.
-BORROWED = {"holders": ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h")}
+_PINS = ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h")
+BORROWED = {
+    "holders": _PINS,
+    "isolated": (*_PINS, "holders/main.c", "holders/holdings.c", "holders/waiting.c", "holders/holders.h"),
+}
 COMPILER = ("gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror")
 
 
@@ -31,12 +35,13 @@ def sources(program: str) -> list[Path]:
     """
     Return all files that make up a program: those of its own folder, and the shared ones.
 
-    A file of the folder takes the place of the shared one of the same name: so a program may have a main() of its own.
+    A file of the folder, or one that it borrows, takes the place of the shared one of the same name: so a program may
+    have a main() of its own.
     """
     own = [p for p in (SOURCES / program).iterdir() if p.suffix in {".c", ".h"}]
     shared = [p for p in SOURCES.iterdir() if p.suffix in {".c", ".h"}]
     borrowed = [SOURCES / name for name in BORROWED.get(program, ())]
-    return sorted(own) + borrowed + sorted(p for p in shared if p.name not in {o.name for o in own})
+    return sorted(own) + borrowed + sorted(p for p in shared if p.name not in {o.name for o in own + borrowed})
 
 
 def build(program: str) -> Path:
