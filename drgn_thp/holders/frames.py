@@ -20,8 +20,8 @@ from .model import Damaged
 from .tasks import Task
 
 KERNEL_ADDRESS = 1 << 63
-# What compilers make of the name of a static function.
-_SUFFIXES = ("", ".isra.0", ".constprop.0", ".part.0", ".isra.0.constprop.0", ".constprop.0.isra.0")
+# What compilers make of the name of a static function, if there is none of that name itself.
+_SUFFIXES = (".isra.0", ".constprop.0", ".part.0")
 MAX_FRAMES = 256
 _STACK = 1 << 14  # of x86-64, if nothing says so
 _TASK = "struct task_struct"
@@ -143,6 +143,6 @@ def variable(frame: StackFrame, names: Iterable[str]) -> Object | None:
 
 def _ranges(prog: Program, functions: Iterable[str]) -> Iterator[tuple[int, int]]:
     for name in functions:
-        for suffix in _SUFFIXES:
-            for symbol in prog.symbols(name + suffix):
-                yield symbol.address, symbol.address + symbol.size
+        found = prog.symbols(name) or [symbol for suffix in _SUFFIXES for symbol in prog.symbols(name + suffix)]
+        for symbol in found:
+            yield symbol.address, symbol.address + symbol.size

@@ -15,7 +15,6 @@ import numpy
 from drgn import FaultError
 
 from ..facts import LRU_LIST
-from ..folios import Column
 from ..layout import find_offset
 from .frames import Live, LiveStacks, variable
 from .ground import Ground
@@ -43,34 +42,46 @@ _FOR = {
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
-    """Yield the lists on each stack, and what reclaim is busy with."""
+    """Yield what each task has isolated."""
     stacks = LiveStacks.of(ground)
-    lists = _Lists(ground)
     purposes: dict[int, str] = {}
     for function, purpose in _FOR.items():
         for live in stacks.within([function]):
             purposes.setdefault(live.task.address, purpose)
+    for task, pages in isolated(ground).items():
+        what = purposes.get(task)
+        owner = Owner(f"isolated for {what}" if what else "isolated", task=task)
+        yield Claim(owner, ground.pfns(pages), gets=1, exact=False)
 
-    def claim(live: Live, pages: list[int] | Column) -> Claim:
-        what = purposes.get(live.task.address)
-        owner = Owner(f"isolated for {what}" if what else "isolated", task=live.task.address)
-        return Claim(owner, ground.pfns(pages), gets=1, exact=False)
 
+def isolated(ground: Ground) -> dict[int, list[int]]:
+    """Return for each task that has isolated any the addresses of ``struct page``; looked for once."""
+    found = ground.shared.get("isolated")
+    if found is None:
+        found = ground.shared["isolated"] = _find(ground)
+    assert isinstance(found, dict)
+    return found
+
+
+def _find(ground: Ground) -> dict[int, list[int]]:
+    stacks, lists = LiveStacks.of(ground), _Lists(ground)
+    found: dict[int, list[int]] = {}
     for live in stacks.all():
         for head in lists.heads(live):
             with ground.part(f"list {head:#x}"):
                 pages = lists.pages(head)
                 if pages:
-                    yield claim(live, pages)
+                    found.setdefault(live.task.address, []).extend(pages)
     for live in stacks.within(_RECLAIM):
         if live.sleeps:
             with ground.part(f"stack of {live.task.pid}"):
                 for frame in stacks.trace(live.task):
                     if frame.name in _RECLAIM:
-                        found = variable(frame, (_RECLAIM[frame.name],))
-                        page = 0 if found is None else int(found.value_())
+                        busy_with = variable(frame, (_RECLAIM[frame.name],))
+                        page = 0 if busy_with is None else int(busy_with.value_())
                         if page and not lists.is_linked(page):
-                            yield claim(live, [page])
+                            found.setdefault(live.task.address, []).append(page)
+    return found
 
 
 class _Lists:

@@ -10,12 +10,14 @@ queue. So these are counted, and not the buffers that lead to them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy
 
 from ..folios import Column
 from .buffers import SharedInfo, Skbs
 from .ground import Ground
+from .messages import PSOCK, Messages
 from .model import Claim, Owner, Walker
 from .socks import Sock, every_sock
 
@@ -23,10 +25,15 @@ from .socks import Sock, every_sock
 def walk(ground: Ground) -> Iterator[Claim]:
     """Yield the fragments of all that is in queues, for each set of sockets that have the same of it."""
     skbs, infos = Skbs(ground), SharedInfo(ground)
+    messages = Messages(ground) if ground.has(PSOCK) else None
     places: dict[int, list[Owner]] = {}
     for sock in every_sock(ground):
         with ground.part(f"socket {sock.address:#x}"):
-            for what, skb in skbs.queued(sock):
+            psock = messages.psock(sock.address) if messages else 0
+            if messages and psock:
+                yield from _messages(ground, messages, sock, psock)
+            of_map = messages.buffers(psock) if messages and psock else ()
+            for what, skb in chain(skbs.queued(sock), of_map):
                 owner = _owner(sock, what)
                 for info in infos.reached(skb, skbs):
                     owners = places.setdefault(info, [])
@@ -44,6 +51,13 @@ def walk(ground: Ground) -> Iterator[Claim]:
         what = ", ".join(dict.fromkeys(owner.what for owner in together))
         owner = Owner(what, file=files[0] if files else 0, more_files=files[1:], device=first.device)
         yield Claim(owner, ground.pfns(numpy.concatenate(parts)), gets=1)
+
+
+def _messages(ground: Ground, messages: Messages, sock: Sock, psock: int) -> Iterator[Claim]:
+    for what, message in messages.of_psock(psock):
+        pages = messages.pages(message)
+        if len(pages):
+            yield Claim(_owner(sock, what), ground.pfns(pages), gets=1)
 
 
 def _owner(sock: Sock, what: str) -> Owner:

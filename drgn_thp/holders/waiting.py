@@ -19,6 +19,7 @@ from drgn import Object, StackFrame, TypeKind
 from ..layout import find_enumerator
 from .frames import Live, LiveStacks, variable
 from .ground import Ground
+from .isolated import isolated
 from .model import Damaged
 
 HEAD, ENTRY, WAIT = "struct wait_queue_head", "struct wait_queue_entry", "struct wait_page_queue"
@@ -134,6 +135,7 @@ class _Reader:
             find_enumerator(ground.prog, "PG_locked"): "wait for a lock",
             find_enumerator(ground.prog, "PG_writeback"): "wait for writeback",
         }
+        self._isolated = {task: frozenset(pages) for task, pages in isolated(ground).items()}
         # filemap_fault() reads a page in by itself in kernels that have no function for it.
         self._old_fault = not ground.prog.symbols("filemap_read_folio")
 
@@ -178,6 +180,8 @@ class _Reader:
     def _waited_for(self, found: Uses, wait: Wait, names: list[str], in_fault: int) -> None:
         waits = next(i for i, name in enumerate(names) if name in _WAITS)
         fault = waits < in_fault
+        if wait.page in self._isolated.get(found.task, ()):
+            return  # that is the reference, and told of by another walker
         if any(name in _WITHOUT for name in names):
             # It may be in the batch still, although its reference has been given back.
             found.pages.pop((fault, wait.page), None)

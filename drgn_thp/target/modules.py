@@ -88,11 +88,17 @@ def module_variable(prog: Program, module: str, name: str) -> int | None:
     symbols = prog.symbols(name)
     if symbols:
         return symbols[0].address if len(symbols) == 1 else None
+    return module_addresses(prog, module).get(name)
+
+
+def module_addresses(prog: Program, module: str) -> dict[str, int]:
+    """Return the addresses of all that has a name of its own in a module: functions, too. Empty if it is not loaded."""
+    found: dict[str, list[int]] = {}
     try:
         for entry in islice(for_each_module(prog), MAX_MODULES):
             if entry.name.string_() == module.encode():
-                found = [symbol.address for symbol in module_symbols(entry) if symbol.name == name]
-                return found[0] if len(found) == 1 else None
+                for symbol in module_symbols(entry):
+                    found.setdefault(symbol.name, []).append(symbol.address)
     except _READ_ERRORS:
         pass
-    return None
+    return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}

@@ -59,7 +59,11 @@ NO_GUEST_MEMFD = frozenset({"guest_memfd"})
 NO_HVO = frozenset({"hugetlb_lean", "hugetlb_lean_unmapped", "hugetlb_lean_boot"})
 # ext4 with blocks larger than pages, since 6.19.
 NO_MIN_ORDER = frozenset({"ext4_min_order"})
+# Without a copy into a message, until 6.4; without one out of it, since 5.12.
+NO_CORK = frozenset({"sockmap_corked"})
+NO_SOCKMAP = frozenset({"sockmap_received"})
 # Built without.
+NO_TLS = frozenset({"tls_sent", "tls_spliced"})
 NO_CMA = frozenset({"cma_ballast", "cma_base", "cma_forked", "cma_mlocked", "cma_held", "cma_thp", "cma_thp_held"}) | {
     "cma_tmpfs",
     "cma_ext4",
@@ -79,6 +83,8 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_CMA
         | NO_HVO
         | NO_MIN_ORDER
+        | NO_SOCKMAP
+        | NO_TLS
         | {"secretmem", "udmabuf", "dma_heap", "uring_provided"},
         # BTF of modules is newer.
         module_symbols=(
@@ -99,8 +105,8 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_MIN_ORDER
         | {"hugetlb_fixed", "udmabuf", "dma_heap"},
     ),
-    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_RECEPTION | NO_GUEST_MEMFD | NO_CMA | NO_MIN_ORDER),
-    Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_RECEPTION | NO_GUEST_MEMFD | NO_CMA | NO_MIN_ORDER | NO_CORK),
+    Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF | NO_CORK),
 )
 
 # Of kernels between the stable ones, backports keep images for long, and debug packages not at all. A series that is

@@ -94,7 +94,7 @@ HOLDERS = Scene(
     "holders",
     modules=(
         *("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse", "kvm_amd", "vhost_vdpa"),
-        *("dm_mod", "raid1"),
+        *("dm_mod", "raid1", "tls", "gcm", "ctr", "ghash_generic"),
     ),
     # The kernel is not to wait for its timer to tell whether it works: on a busy machine it may seem not to.
     arguments=("intel_iommu=on", "no_timer_check"),
@@ -113,10 +113,12 @@ DRIVERS = Scene(
 )
 KINDS_OF_DRIVERS = ("rdma", "drm")
 """What finds holders that only this one shows."""
+# Tasks that migrate, and wait for ever: while they do, no batch keeps anything, and one of the above has a batch.
+ISOLATED = Scene("isolated", modules=("nbd",), memory_mib=512)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
 SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC, HVO)
 """Those that the truth run asks the kernel about."""
 
-ALL_SCENES = (*SCENES, HOLDERS, DRIVERS, CROWD)
+ALL_SCENES = (*SCENES, HOLDERS, DRIVERS, ISOLATED, CROWD)

@@ -47,6 +47,7 @@ WALKERS: dict[str, str] = {
     "fault": "fault",
     "isolated": "isolated",
     "sendfile": "sendfile",
+    "tls": "tls",
     "buffer-super": "buffer-head",
     "buffer-group": "buffer-head",
     "buffer-journal": "buffer-head",
@@ -59,6 +60,13 @@ BUFFERS = {
     "buffer-journal": "journal of ext4: transaction",
 }
 DEVICES = {"buffers_kept": "loop0", "buffers_journal": "loop2"}
+# In which queue of a socket, where it takes more than a queue to have it there.
+QUEUES = {
+    "sockmap_corked": "corked sockmap message",
+    "sockmap_received": "sockmap queue",
+    "error_queue": "error queue",
+    "backlog": "backlog",
+}
 # Of the kernel's own pages, which have no balance.
 KERNELS_OWN = {"packet-ring": "packet-ring"}
 # Copied after all: 6.1 alone has no way for pages into a datagram.
@@ -205,6 +213,14 @@ def test_everything_balances(case: Case) -> None:
     """Of every folio of the machine, references and pins; nothing is found that is not there."""
     assert case.found.findings.problems == []
     assert {hex(pfn): left for pfn, left in case.found.unbalanced().items()} == {}
+
+
+def test_queues(case: Case) -> None:
+    """What would balance by another queue as well is in the one where it was put."""
+    for one in case.known:
+        if one.scenario in QUEUES:
+            found = [held.owner.what for held, _, _ in case.found.sheets[case.machine.head(one.pfn)].holders]
+            assert any(QUEUES[one.scenario] in what for what in found), (one, found)
 
 
 @of_holders

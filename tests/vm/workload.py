@@ -14,13 +14,13 @@ from .cache import cache_dir, new_directory
 SOURCES = Path(__file__).parent / "workload"
 # Static: the guest has no library, and no file system but the initramfs.
 # What programs use of another one's folder.
+_PINS = ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h")
+_HOLDERS = ("holders/main.c", "holders/holdings.c", "holders/holders.h")
 BORROWED = {
     "churn": ("inside/python.c", "inside/python.h"),
-    "holders": ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h"),
-    "drivers": (
-        *("holders/main.c", "holders/holdings.c", "holders/holders.h"),
-        *("pins/common.c", "pins/held.c", "pins/pins.h"),
-    ),
+    "holders": _PINS,
+    "drivers": (*_HOLDERS, "pins/common.c", "pins/held.c", "pins/pins.h"),
+    "isolated": (*_PINS, *_HOLDERS, "holders/waiting.c"),
 }
 COMPILER = ("gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror")
 
@@ -38,7 +38,8 @@ def sources(program: str) -> list[Path]:
     """
     Return all files that make up a program: those of its own folder, and the shared ones.
 
-    A file of the folder takes the place of the shared one of the same name: so a program may have a main() of its own.
+    A file of the folder, or one that it borrows, takes the place of the shared one of the same name: so a program may
+    have a main() of its own.
     """
     own = [p for p in (SOURCES / program).iterdir() if p.suffix in {".c", ".h"}]
     shared = [p for p in SOURCES.iterdir() if p.suffix in {".c", ".h"}]

@@ -36,6 +36,21 @@ int held_by_nobody(const char *kind, void *page, int gets);
 // For a child: has the same thing open, by a descriptor of the same number.
 void shares(int holder);
 
+// waiting.c: tasks that wait for what never comes
+
+// Has the kernel say nothing of such tasks.
+void quiet(void);
+// Whether the kernel is older than that, where only that tells what it holds.
+int is_before(int major, int minor);
+void start_thread(void *(*run)(void *), void *argument);
+int last_child(void);
+// Until a thread of that process waits, and cannot be woken but by what it waits for.
+void wait_until_stuck(int pid);
+// As in_child(), but for what a thread of the child does and never gets done with. Returns the child.
+int in_stuck_child(void (*run)(void *), void *argument);
+// A file of four pages on a disk that falls silent when it is told to; the first page has been read.
+int silent_mount(int number, const char *directory, volatile int **silent);
+
 // rings.c: io_uring without a library
 
 struct ring {

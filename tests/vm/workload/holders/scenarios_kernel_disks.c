@@ -6,7 +6,6 @@
 #include <linux/major.h>
 #include <linux/raid/md_p.h>
 #include <linux/raid/md_u.h>
-#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
@@ -40,11 +39,10 @@ static void *write_now(void *argument)
 static void use_for_ever(int fd, const char *note)
 {
 	static struct writing writing;
-	pthread_t thread;
 	char *pages = base_pages(2);
 	holds("aio", read_for_ever(pages, fd), -1, -1, 0);
 	writing = (struct writing){fd, pages + PAGE};
-	check(pthread_create(&thread, NULL, write_now, &writing) == 0, "pthread_create");
+	start_thread(write_now, &writing);
 	usleep(300 * 1000);
 	for (int i = 0; i < 2; i++) {
 		holds("direct-io", pages + i * PAGE, -1, -1, -1);
