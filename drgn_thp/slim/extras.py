@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 from drgn import FaultError, Program
@@ -97,7 +98,12 @@ def _direct_map(prog: Program, context: Context) -> None:
     """Read the page tables of the direct map, so that its addresses can be looked up, as far as huge pages map it."""
     for start, end in context.sections.runs():
         for address in range(start << context.kernel.page_shift, end << context.kernel.page_shift, _GIGABYTE):
-            try:
+            with suppress(FaultError, LookupError, NotImplementedError):
                 context.virtual_to_pfn(int(phys_to_virt(prog, address).value_()))
-            except (FaultError, LookupError, NotImplementedError):
-                continue
+
+
+def touch_page_tables(context: Context, addresses: Iterable[int]) -> None:
+    """Read the page tables that lead to some of the kernel's addresses."""
+    for address in addresses:
+        with suppress(FaultError, LookupError, NotImplementedError):
+            context.virtual_to_pfn(address)

@@ -17,11 +17,11 @@ from ..target import SLIM_NOTE, Memory, Target, TargetSpec, open_memory, open_ty
 from ..target.vmcoreinfo import read_vmcoreinfo
 from .answers import Answers, ask
 from .core import Layout, write_core
-from .extras import touch_extras, touch_struct_pages
+from .extras import touch_extras, touch_page_tables, touch_struct_pages
 from .guard import Guard
 from .output import check_output, compressing, scratch_beside
 from .pages import KINDS, STRUCT_PAGES, STRUCTURES, SYMBOLS
-from .recorder import Recorder
+from .recorder import REGION, Recorder
 
 BlockFilter = Callable[[Block], bool]
 
@@ -74,6 +74,7 @@ def make_slim(
         target = open_types(Memory(recorder.program(vmcoreinfo), source.name, list(source.notes)), memory)
         recorder.bulk = STRUCTURES
         context = Context.of(target.prog, racy_check)
+        recorder.map_directly(target.prog, *_direct_map(context))
         recorder.find_users = Guard(source.prog, context).find_users
         _drop_users(recorder)
         _ = context.virtio_mem  # now, so that what is read of its driver is not taken for struct pages
@@ -85,10 +86,11 @@ def make_slim(
             raise TargetError(f"{source.name}: no such memory block: {blocks or 'none at all'}")
         recorder.bulk = STRUCTURES
         touch_extras(target.prog, context)
+        touch_page_tables(context, (region * REGION for region in sorted(recorder.read_directly)))
         specs, needs_symbols = _ways_to_open(recorder, vmcoreinfo, target, memory, racy_check)
         held = f"memory blocks {blocks}" if blocks else "all memory blocks"
         held += f" of Linux {target.release}, written by drgn_thp"
-        layout = _layout(target.prog, page_size, vmcoreinfo, held)
+        layout = _layout(target.prog, page_size, vmcoreinfo, _direct_map(context)[0], held)
         with scratch_beside(output) as scratch:
             with compressing(scratch, output) as sink:
                 write_core(sink, layout, recorder.pages.runs(), recorder.read)
@@ -135,10 +137,15 @@ def _ways_to_open(
     return [spec, alone], ""
 
 
-def _layout(prog: Program, page_size: int, vmcoreinfo: bytes, held: str) -> Layout:
+def _direct_map(context: Context) -> tuple[int, int]:
+    """Return where the direct map begins, and its size."""
+    start = int(phys_to_virt(context.prog, 0).value_())
+    return start, max((end for _, end in context.sections.runs()), default=0) << context.kernel.page_shift
+
+
+def _layout(prog: Program, page_size: int, vmcoreinfo: bytes, direct_map: int, held: str) -> Layout:
     platform = prog.platform
     assert platform is not None
-    direct_map = int(phys_to_virt(prog, 0).value_())
     notes = (("VMCOREINFO", vmcoreinfo), (SLIM_NOTE, held.encode()))
     return Layout(platform, page_size, direct_map, notes)
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from types import TracebackType
 
+import drgn
 from drgn import FaultError, Program, ProgramFlags
 
 from ..errors import TargetError
@@ -21,6 +22,10 @@ from .pages import STRUCTURES, Pages
 
 MAX_PHYSICAL = 1 << 52
 MAX_CACHED = 1 << 14
+FOLLOWS_PROCESSES = hasattr(drgn, "UnsupportedOperation")
+"""Whether drgn follows page tables of processes by physical addresses. Nothing shows it, but this came in 0.3, too."""
+REGION = 1 << 21
+"""What a page table maps, at the least."""
 
 
 class Recorder:
@@ -32,6 +37,7 @@ class Recorder:
 
     :ivar bulk: Kind of the pages that are read many at a time, from now on.
     :ivar find_users: Returns which of a range of page frames hold contents of processes or files. Reads of those fail.
+    :ivar read_directly: Regions of the direct map that were read without their page tables, by number.
     :ivar refused: Page frames that were asked for, and refused for that.
     """
 
@@ -41,6 +47,7 @@ class Recorder:
         self.pages = Pages()
         self.bulk = STRUCTURES
         self.find_users: Callable[[int, int], Column] | None = None
+        self.read_directly: set[int] = set()
         self.refused: set[int] = set()
         self._cache: dict[int, bytes] = {}
         self.live = bool(source.flags & ProgramFlags.IS_LIVE)
@@ -64,10 +71,28 @@ class Recorder:
         """
         prog = Program(self.source.platform)
         if not hasattr(prog, "set_linux_kernel_custom"):
-            raise TargetError("this version of drgn cannot read memory through Python: slim needs drgn 0.2 or newer")
+            raise TargetError("this version of drgn cannot read memory through Python: slim needs drgn 0.1 or newer")
         prog.add_memory_segment(0, MAX_PHYSICAL, self._read, True)
         prog.set_linux_kernel_custom(vmcoreinfo, self.live)
         return prog
+
+    def map_directly(self, prog: Program, start: int, size: int) -> None:
+        """
+        Tell a Program made by :meth:`program` where the direct map is.
+
+        drgn finds out by itself, but before 0.3 not while it follows the page tables of a process: those it reads by
+        virtual addresses, and gives up when a page table is needed to find a page table.
+
+        :param start: Virtual address of physical address 0
+        """
+        if FOLLOWS_PROCESSES or not size:
+            return
+
+        def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+            self.read_directly.update(range(address // REGION, (address + count - 1) // REGION + 1))
+            return self._read(offset, count, 0, True)
+
+        prog.add_memory_segment(start, size, read, False)
 
     def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         first, start = divmod(address, self.page_size)
