@@ -111,7 +111,17 @@ class Guest:
         # then stops at an instruction that it has just written.
         threads = "multi" if cpus <= 2 else "single"
         command = ["qemu-system-x86_64", "-accel", f"tcg,thread={threads}", "-cpu", "max", "-smp", str(cpus)]
-        command += ["-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none"]
+        # Its threads are named: which of them are CPUs.
+        command += [
+            "-name",
+            "lab,debug-threads=on",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-monitor",
+            "none",
+        ]
         command += ["-kernel", str(vmlinuz), "-initrd", str(directory / "initramfs")]
         plugged_mib = hotplug_mib if plugged_mib is None else plugged_mib
         # What the kernel does not know becomes part of the environment of pid 1.
@@ -166,10 +176,11 @@ class Guest:
         return self._spent()[0]
 
     def wants_to_run(self) -> bool:
-        """Return whether any of its threads runs, or waits for a CPU, for how long is only known afterwards."""
+        """Return whether any of its CPUs runs or would like to: for how long it has, is only known afterwards."""
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
-                if (task / "stat").read_text().rpartition(") ")[2].startswith("R"):
+                name, _, state = (task / "stat").read_text().partition("(")[2].rpartition(") ")
+                if name.startswith("CPU ") and state.startswith("R"):
                     return True
         return False
 
