@@ -21,7 +21,7 @@ from drgn.helpers.linux.module import for_each_module
 
 from ..context import Context
 from ..folios import Column
-from ..target.modules import MAX_MODULES, module_struct, module_variable
+from ..target.modules import MAX_MODULES, module_struct, module_variables
 from .files import Files
 from .model import Damaged, Outcome
 
@@ -43,6 +43,7 @@ class Ground:
         self._deadline = float("inf")
         self._offsets: dict[tuple[str, str], int] = {}
         self._types: dict[str, Type | None] = {}
+        self._variables: dict[str, dict[str, int]] = {}
         little = self.prog.platform is None or self.prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
         self.byteorder = "<" if little else ">"
 
@@ -148,7 +149,9 @@ class Ground:
         found = self.prog.symbols(name)
         if found:
             return int(found[0].address)
-        return module_variable(self.prog, module, name) if module else None
+        if module and module not in self._variables:
+            self._variables[module] = module_variables(self.prog, module)
+        return self._variables[module].get(name) if module else None
 
     @cached_property
     def modules(self) -> frozenset[str]:

@@ -88,11 +88,16 @@ def module_variable(prog: Program, module: str, name: str) -> int | None:
     symbols = prog.symbols(name)
     if symbols:
         return symbols[0].address if len(symbols) == 1 else None
-    try:
+    return module_variables(prog, module).get(name)
+
+
+def module_variables(prog: Program, module: str) -> dict[str, int]:
+    """Return the addresses of a module's variables and functions by name, but for names that several have."""
+    found: dict[str, list[int]] = {}
+    with suppress(*_READ_ERRORS):
         for entry in islice(for_each_module(prog), MAX_MODULES):
             if entry.name.string_() == module.encode():
-                found = [symbol.address for symbol in module_symbols(entry) if symbol.name == name]
-                return found[0] if len(found) == 1 else None
-    except _READ_ERRORS:
-        pass
-    return None
+                for symbol in module_symbols(entry):
+                    found.setdefault(symbol.name, []).append(symbol.address)
+                break
+    return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
