@@ -94,11 +94,10 @@ def module_variable(prog: Program, module: str, name: str) -> int | None:
 def module_addresses(prog: Program, module: str) -> dict[str, int]:
     """Return the addresses of all that has a name of its own in a module: functions, too. Empty if it is not loaded."""
     found: dict[str, list[int]] = {}
-    try:
+    with suppress(*_READ_ERRORS):
         for entry in islice(for_each_module(prog), MAX_MODULES):
             if entry.name.string_() == module.encode():
                 for symbol in module_symbols(entry):
                     found.setdefault(symbol.name, []).append(symbol.address)
-    except _READ_ERRORS:
-        pass
+                break
     return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
