@@ -115,8 +115,7 @@ def encrypted(forge: Forge, active: int) -> int:
     own = machine(forge, "kvm_amd", sev_info__active=active)
     array = forge.words(*(forge.page(FIRST + i) for i in (7, 8, 7)))
     region = forge.put("struct enc_region", npages=3, pages=array)
-    if active:
-        forge.chain(own + forge.ground.offset("struct kvm_svm", "sev_info.regions_list"), region)
+    forge.chain(own + forge.ground.offset("struct kvm_svm", "sev_info.regions_list"), region)
     return region
 
 
@@ -132,7 +131,7 @@ def test_encrypted_memory(forge: Forge) -> None:
 
 
 def test_memory_that_is_not_encrypted(forge: Forge) -> None:
-    """Its list was never made one: both words of it are zero."""
+    """What its list may have is of no account."""
     encrypted(forge, active=0)
     assert forge.claims(registry().walkers["kvm"]) == []
 
@@ -183,7 +182,8 @@ class Iommufd:
                 page_offset=0x200,
             ),
         ]
-        for member, root in (("node", self._space(4)), ("pages_node", self.pages + self._at("domains_itree"))):
+        self.first = areas[0] + forge.ground.offset("struct iopt_area", "node.rb")
+        for member, root in (("node", self.space(4)), ("pages_node", self.pages + self._at("domains_itree"))):
             link = forge.ground.offset("struct iopt_area", f"{member}.rb")
             forge.write(root, areas[0] + link)
             forge.write(areas[0] + link + forge.ground.offset("struct rb_node", "rb_right"), areas[1] + link)
@@ -193,7 +193,7 @@ class Iommufd:
     def _at(self, member: str) -> int:
         return self.forge.ground.offset("struct iopt_pages", member)
 
-    def _space(self, kind: int) -> int:
+    def space(self, kind: int) -> int:
         """Have a file with an object; return the root of the areas that it has as an address space."""
         space = self.forge.put("struct iommufd_ioas", obj__type=kind)
         self.forge.file("iommufd_fops", self.forge.put("struct iommufd_ctx", objects__xa_head=space))
@@ -220,8 +220,8 @@ def test_iommufd(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_objects_of_iommufd_that_are_no_address_spaces(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Iommufd(forge, monkeypatch)
-    made.forge._files.clear()
-    made._space(0)
+    forge._files.clear()
+    forge.write(made.space(0), made.first)
     assert forge.claims(registry().walkers["iommufd"]) == []
 
 

@@ -113,6 +113,8 @@ static void rdma(void)
 // So much that it takes more than one piece of a list of pieces.
 static void rdma_scattered(void)
 {
+	// Where they may stay: those that are moved to be pinned may come to lie side by side.
+	use_normal_zone();
 	int fd = open_device("/dev/infiniband/uverbs0");
 	char *region = aligned_region(600 * PAGE, THP), *other = aligned_region(600 * PAGE, THP);
 	// In turn, so that hardly any two of them are neighbours.
