@@ -57,8 +57,9 @@ def _write_sheet(sheet: Sheet, out: TextIO) -> None:
     rows = []
     for record in sheet.records():
         inferred = "" if record["exact"] else ", inferred"
+        transient = ", transient" if record["transient"] else ""
         pins = f"{record['pins']} pinned" if record["pins"] else ""
-        what = f"{printable(record['kind'])}: {printable(record['owner'])}{inferred}"
+        what = f"{printable(record['kind'])}: {printable(record['owner'])}{inferred}{transient}"
         rows.append([what, process(record), pins, str(record["refs"])])
     rows.append(["UNEXPLAINED", "", "", str(sheet.unexplained)])
     align = ("left", "left", "left", "right")

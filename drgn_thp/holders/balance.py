@@ -65,6 +65,7 @@ class Sheet:
                     "refs": references,
                     "pins": held.pins,
                     "exact": held.exact,
+                    "transient": held.transient,
                 }
             )
         return result

@@ -133,5 +133,6 @@ WALKERS = (
         types=(DEVICE, REQUEST, ARGUMENTS, PAGES),
         symbols=(OPERATIONS,),
         module=MODULE,
+        transient=True,
     ),
 )

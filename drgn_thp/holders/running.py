@@ -52,6 +52,7 @@ class Held:
     pins: int
     exact: bool
     expected: bool
+    transient: bool = False
 
 
 @dataclass
@@ -73,6 +74,8 @@ class Findings:
         self.outcomes: list[Outcome] = []
         self.problems: list[str] = []
         self.kept = Kept()
+        self.transient: set[str] = set()
+        """Kinds of holders that let go by themselves, soon."""
         self._about: list[tuple[str, Claim]] = []
         self._columns = _Columns()
         self._starts: Column = numpy.zeros(1, numpy.int64)
@@ -135,7 +138,7 @@ class Findings:
             sums[0] += int(self._columns.gets[0][i])
             sums[1] += int(self._columns.pins[0][i])
         return [
-            Held(kind, owner, gets, pins, exact, expected)
+            Held(kind, owner, gets, pins, exact, expected, kind in self.transient)
             for (kind, owner, exact, expected), (gets, pins) in found.items()
         ]
 
@@ -177,6 +180,8 @@ def _run(ground: Ground, walker: Walker, outcome: Outcome, findings: Findings, s
         outcome.state, outcome.why = _missing(ground, walker)
         if outcome.state != "ran":
             return
+        if walker.transient:
+            findings.transient.add(walker.kind)
         for claim in _checked(ground, walker):
             outcome.claims += 1
             kept += findings.add(walker.kind, claim)

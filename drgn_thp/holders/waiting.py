@@ -170,16 +170,19 @@ class _Reader:
                 for page in self._writeback_batch(frame):
                     found.add(fault, page, "writeback")
         if wait is not None and any(name in _WAITS for name in names):
-            self._waited_for(found, wait, names, in_fault)
+            self._waited_for(found, wait, frames, in_fault)
         for fault, page in list(found.pages):
             if fault:
                 what = next((word for name, word in _FAULTS.items() if name in names[:in_fault]), "page fault")
                 found.pages[fault, page] = what if found.pages[fault, page] != "write fault" else "write fault"
         return found
 
-    def _waited_for(self, found: Uses, wait: Wait, names: list[str], in_fault: int) -> None:
+    def _waited_for(self, found: Uses, wait: Wait, frames: list[StackFrame], in_fault: int) -> None:
+        names = [frame.name or "" for frame in frames]
         waits = next(i for i, name in enumerate(names) if name in _WAITS)
         fault = waits < in_fault
+        # Without a description of it, nor would there be one of inlined callers that have no reference.
+        variable(frames[waits], ("behavior",))
         if wait.page in self._isolated.get(found.task, ()):
             return  # that is the reference, and told of by another walker
         if any(name in _WITHOUT for name in names):
