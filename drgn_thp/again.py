@@ -68,8 +68,12 @@ def _needed(memmap: Memmap, orders: Column) -> Column:
 
 def _pieces(pfns: Column, ends: Column, most: int) -> Iterator[tuple[int, int]]:
     """Yield which folios to read in one piece."""
-    first = 0
-    for i in range(1, len(pfns) + 1):
-        if i == len(pfns) or pfns[i] - ends[i - 1] > GAP or ends[i] - pfns[first] > most:
-            yield first, i
-            first = i
+    apart = (numpy.flatnonzero(pfns[1:] - ends[:-1] > GAP) + 1).tolist()
+    for first, last in zip([0, *apart], [*apart, len(pfns)]):
+        # Most are short.
+        for i in range(first + 1, last) if last > first and ends[last - 1] - pfns[first] > most else ():
+            if ends[i] - pfns[first] > most:
+                yield first, i
+                first = i
+        if last > first:
+            yield first, last

@@ -40,14 +40,16 @@ MAX_SUSPECTS = 1 << 18
 """More are not looked at again, but counted: a few hundred bytes are kept of each."""
 IDENTITY = ("order", "type", "mapping", "index", "memcg_data", "mem_cgroup", "private")
 _UNKNOWN = numpy.iinfo(numpy.int64).max
-_ANY = numpy.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 class Label(Enum):
     """What became of a refused folio."""
 
     PERSISTENT = "persistent"
-    """The same folio was refused at every read, and its surplus, or else the reason, was the same at every look."""
+    """
+    The same folio was refused at every read, and its surplus was the same at every look. If it has none that stays, the
+    reason was the same at every read.
+    """
     TRANSIENT = "transient"
     """It is the same folio, but was not refused at some read, or its surplus or the reason changed."""
     GONE = "gone"
@@ -163,10 +165,8 @@ class Confirmation:
             self.left_out += len(f) - room
             f = f.select(numpy.arange(room))
         self.suspects += len(f)
-        verdicts, extra = [path.judge(f) for path in self._paths], surplus(f)
-        # With a surplus, it is that which must stay; others may come to refuse it besides, and before.
-        wanted = numpy.stack([numpy.where(extra > 0, _ANY, _gates_like_primary(verdict)) for verdict in verdicts])
-        self._parts.append((f.pfn, f.order, identity(f), extra, wanted))
+        wanted = numpy.stack([_gates_like_primary(path.judge(f)) for path in self._paths])
+        self._parts.append((f.pfn, f.order, identity(f), surplus(f), wanted))
         return first
 
     def run(self) -> None:
@@ -181,6 +181,7 @@ class Confirmation:
         self._gone = numpy.zeros(self.suspects, dtype=bool)
         self._moved = numpy.zeros(self.suspects, dtype=bool)
         self._spared = numpy.zeros(self._wanted.shape, dtype=bool)
+        self._spared_for_that = numpy.zeros(self._wanted.shape, dtype=bool)
         for _ in range(self.looks.number):
             pause_for(self.looks.interval, self._sleep)
             self._look()
@@ -197,7 +198,22 @@ class Confirmation:
             return None
         if self._gone[number]:
             return Label.GONE
-        return Label.TRANSIENT if self._moved[number] or self._spared[path, number] else Label.PERSISTENT
+        # Of a surplus that stays, others may come to refuse the folio besides, and before. One that did not stay says
+        # nothing of how long the rest does.
+        spared = self._spared if self._least[number] > 0 else self._spared_for_that
+        return Label.TRANSIENT if self._moved[number] or spared[path, number] else Label.PERSISTENT
+
+    def stays(self, number: int) -> int | None:
+        """
+        Return how many references of a folio nothing explains that were there at every look; None as for :meth:`label`,
+        and of what is gone or contradicted itself throughout a look.
+
+        :param number: As :meth:`add` counts them
+        """
+        if self.done < self.looks.number or number >= self.suspects or self._gone[number]:
+            return None
+        least = int(self._stays[number])
+        return None if least == _UNKNOWN else max(least, 0)
 
     # -- one look ------------------------------------------------------------------------------------------------------
 
@@ -210,10 +226,13 @@ class Confirmation:
             self._read(least, readable)
         self._gone |= ~readable  # the memory itself has gone
         if not self.done:
-            self._least = least
+            self._least = self._stays = least
             self._moved |= least > self._first
         # Of what contradicted itself at every read, nothing is known but that it changes.
         self._moved |= (least == _UNKNOWN) | (least != self._least)
+        self._stays = numpy.where(
+            numpy.maximum(least, self._stays) == _UNKNOWN, _UNKNOWN, numpy.minimum(least, self._stays)
+        )
 
     def _read(self, least: Column, readable: Column) -> None:
         """Read all that is not gone once more, and note the least surplus, and who is not refused any more."""
@@ -229,9 +248,10 @@ class Confirmation:
         self._gone[which[~same]] = True
         which, rows = which[same], context.settled(seen.rows.select(same))
         f = context.folios(rows)
-        refused = numpy.stack([path.judge(f).mask for path in self._paths]) & self._wanted[:, which] != 0
+        refused = numpy.stack([path.judge(f).mask for path in self._paths])
         known = ~f.changing & ~is_frozen(f)
-        self._spared[:, which] |= ~refused & known & ~f.undecided
+        self._spared[:, which] |= (refused == 0) & known & ~f.undecided
+        self._spared_for_that[:, which] |= (refused & self._wanted[:, which] == 0) & known & ~f.undecided
         least[which[known]] = numpy.minimum(least[which[known]], surplus(f)[known])
 
     def _now(self) -> Context:

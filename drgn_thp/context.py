@@ -27,6 +27,7 @@ from .layout import Layout, read_layout
 from .mapping_kinds import MigrateOp
 from .mappings import Mappings
 from .memmap import Memmap
+from .page_owner import Allocation, PageOwner
 from .processes import Processes, read_processes
 from .resources import Resources, read_resources
 from .rows import Rows
@@ -138,6 +139,7 @@ class Context:
         kinds = self.mappings.kinds_of(numpy.where(untyped, f.mapping, numpy.uint64(0)), is_pointer)
         f.attach(mapping_kind=kinds, **self.mappings.columns(kinds))
         f.attach(**hugetlb_columns(self.hstates, f))
+        f.attach(kernel_memory_on_node=~numpy.isin(f.node, self._movable_nodes))
         f.attach(
             batches=self._batches(rows.pfn),
             zero_page=_any_of(rows.pfn, self.zero_pfns),
@@ -190,6 +192,22 @@ class Context:
             return Processes(self.prog, [], [str(error)])
 
     @cached_property
+    def _page_owner(self) -> PageOwner | None:
+        try:
+            return PageOwner(self.prog, self.sections)
+        except UnknownLayout as error:
+            self.doubts.notes.append(f"who allocated pages is not known: {error}")
+            return None
+
+    def allocation(self, pfn: int) -> Allocation | None:
+        """
+        Return what page_owner recorded of a page; None if it recorded nothing.
+
+        :raises FaultError: if it cannot be read
+        """
+        return None if self._page_owner is None else self._page_owner.of(pfn)
+
+    @cached_property
     def virtio_mem(self) -> VirtioMem:
         """The devices of virtio-mem."""
         size = (sections_per_block(self.prog) or 1) * self.sections.pages_per_section << self.kernel.page_shift
@@ -207,6 +225,17 @@ class Context:
             return numpy.zeros(len(pfn), numpy.int64)
         position = numpy.minimum(numpy.searchsorted(pfns, pfn), len(pfns) - 1)
         return numpy.where(pfns[position] == pfn, counts[position], 0)
+
+    @cached_property
+    def _movable_nodes(self) -> list[int]:
+        """
+        Nodes that have no memory for the kernel itself.
+
+        Of a node that could not be read, which the report says, nothing is known against it.
+        """
+        movable = self.kernel.zone_movable
+        own = {zone.node for zone in self.zones if zone.index < movable and zone.present_pages}
+        return sorted({zone.node for zone in self.zones} - own)
 
     def _in_virtio_mem(self, pfn: Column) -> Column:
         result = numpy.zeros(len(pfn), dtype=bool)

@@ -12,11 +12,11 @@ from . import formulas
 from .blocks import Block
 from .census import BlockCensus
 from .context import Context
-from .folios import Folios
-from .gates import Path, find_path
+from .folios import Column, Folios
+from .gates import Gate, Path, find_path
 from .pagetype import NAMES, PageType
 from .unplug import Fate, Tried, predict, predict_all
-from .verdicts import block_verdict, unreadable
+from .verdicts import block_verdict, duration, unreadable
 from .virtio_mem import Device
 from .zones import Zone
 
@@ -72,11 +72,14 @@ class Describer:
         names = self.context.layout.zone_names
         return names[index] if index < len(names) else None
 
-    def folios(self, f: Folios, paths: list[Path], block: int | None) -> Iterator[Record]:
+    def folios(
+        self, f: Folios, paths: list[Path], block: int | None, passing: Column | None = None
+    ) -> Iterator[Record]:
         """
         Yield a record for every folio and path, folio by folio.
 
         :param paths: As the target's kernel has them
+        :param passing: Which of them are held by what lets go of them by itself alone, if anybody asked
         """
         columns = {
             "refcount": f.refcount,
@@ -90,21 +93,27 @@ class Describer:
         # For pages of the kernel's own, mm says nothing of how many references there should be.
         known = formulas.is_user(f)
         verdicts = [(path, path.judge(f)) for path in paths]
+        judged = [(path.name, v.gates, v.mask.tolist(), v.primary.tolist()) for path, v in verdicts]
         types, flags = self._types(f), self._flags(f)
-        for i in range(len(f)):
-            common: Record = {"pfn": int(f.pfn[i]), "order": int(f.order[i])}
-            facts: Record = {name: int(column[i]) for name, column in columns.items()}
-            if not known[i]:
+        # Lists, as there is an object of each element to make: from arrays that takes several times as long.
+        numbers = {name: column.tolist() for name, column in columns.items()}
+        pfns, orders, nodes, zones = (column.tolist() for column in (f.pfn, f.order, f.node, f.zone))
+        mappings, undecided, changing = (c.tolist() for c in (f.mapping_kind, f.undecided, f.changing))
+        passes = [False] * len(f) if passing is None else passing.tolist()
+        for i, expected in enumerate(known.tolist()):
+            common: Record = {"pfn": pfns[i], "order": orders[i]}
+            facts: Record = {name: column[i] for name, column in numbers.items()}
+            if not expected:
                 facts["expected"] = facts["extra"] = None
             facts["flags"] = flags[i]
             facts["type"] = types[i]
-            facts["mapping"] = self.context.mappings.kinds[int(f.mapping_kind[i])].name or None
+            facts["mapping"] = self.context.mappings.kinds[mappings[i]].name or None
             facts["block"] = block
-            facts["zone"] = self.zone_name(int(f.zone[i]))
-            facts["node"] = int(f.node[i])
-            for path, verdict in verdicts:
-                word = _verdict(verdict, i, bool(f.undecided[i]), bool(f.changing[i]))
-                yield {"schema": SCHEMA, "kind": "folio", **common, "path": path.name, **word, **facts}
+            facts["zone"] = self.zone_name(zones[i])
+            facts["node"] = nodes[i]
+            for path, gates, masks, primaries in judged:
+                word = _verdict(gates, masks[i], primaries[i], undecided[i], changing[i], passes[i])
+                yield {"schema": SCHEMA, "kind": "folio", **common, "path": path, **word, **facts}
 
     def _flags(self, f: Folios) -> list[list[str]]:
         """Return the names of each folio's flags; a bit with several meanings has the name that applies."""
@@ -141,18 +150,6 @@ class Describer:
         """Return the record of a memory block."""
         block = census.block
         shift = self.context.kernel.page_shift
-        paths: Record = {}
-        for name, counts in census.paths.items():
-            verdict, word = block_verdict(self.context, census, name)
-            paths[name] = {
-                "verdict": verdict or None,
-                "answer": word or None,
-                "refused": counts.refused,
-                "refused_pages": counts.refused_pages,
-                "wrongly_refused": counts.wrongly,
-                "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
-                "durations": dict(sorted(counts.durations.items())),
-            }
         zones = sorted(census.zones, key=lambda place: (-census.zones[place], place)) or [
             (zone.node, zone.index)
             for zone in self.context.zones
@@ -179,8 +176,24 @@ class Describer:
             "changing_folios": census.changing,
             "changed": census.changed,
             "virtio_mem": self._virtio_mem(census),
-            "paths": paths,
+            "paths": self.paths(census),
         }
+
+    def paths(self, census: BlockCensus) -> Record:
+        """Return what of a memory block's record each path makes of it."""
+        paths: Record = {}
+        for name, counts in census.paths.items():
+            verdict, word = block_verdict(self.context, census, name)
+            paths[name] = {
+                "verdict": verdict or None,
+                "answer": word or None,
+                "refused": counts.refused,
+                "refused_pages": counts.refused_pages,
+                "wrongly_refused": counts.wrongly,
+                "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
+                "durations": dict(sorted(counts.durations.items())),
+            }
+        return paths
 
     def _virtio_mem(self, census: BlockCensus) -> Record | None:
         """Return what virtio-mem has of a memory block, and what it could unplug of it; None if it is not its."""
@@ -258,8 +271,9 @@ class Describer:
         return zone.start_pfn << shift < device.end and device.start < zone.end_pfn << shift
 
 
-def _verdict(verdicts: Any, i: int, undecided: bool, changing: bool) -> Record:
-    mask, primary = int(verdicts.mask[i]), int(verdicts.primary[i])
+def _verdict(
+    gates: tuple[Gate, ...], mask: int, primary: int, undecided: bool, changing: bool, passing: bool
+) -> Record:
     if primary < 0 or changing:
         return {
             "verdict": "unknown" if undecided or changing else "ok",
@@ -269,16 +283,20 @@ def _verdict(verdicts: Any, i: int, undecided: bool, changing: bool) -> Record:
             "check": None,
             "wrongly_refused": False,
         }
-    gate = verdicts.gates[primary]
+    gate = gates[primary]
     also: list[str] = []
-    for index, other in enumerate(verdicts.gates):
-        if mask >> index & 1 and other.reason.name not in (gate.reason.name, *also):
-            also.append(other.reason.name)
+    left = mask ^ 1 << primary
+    while left:  # of some fifty gates few refuse
+        lowest = left & -left
+        name = gates[lowest.bit_length() - 1].reason.name
+        if name != gate.reason.name and name not in also:
+            also.append(name)
+        left ^= lowest
     return {
         "verdict": "refused",
         "reason": gate.reason.name,
         "also": also,
-        "duration": gate.duration.value,
+        "duration": duration(gates, mask, primary, passing).value,
         "check": gate.kernel,
         "wrongly_refused": gate.wrongly,
     }

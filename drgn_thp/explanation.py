@@ -12,6 +12,7 @@ from .holders.balance import Sheet
 from .holders_text import process, write_advice, write_chains
 from .holdings import advice
 from .ledger import Explanation
+from .page_owner import Allocation
 
 FACTS = ("type", "mapping", "flags", "zone", "node", "block", "refcount", "batches", "pins")
 
@@ -35,6 +36,8 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
         out.write(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right")) + "\n\n")
     else:
         out.write("references: the kernel's own page, mm does not say how many it should have\n\n")
+    if explanation.allocation is not None:
+        _write_allocation(explanation.allocation, out)
     if explanation.sheet is not None:
         _write_sheet(explanation.sheet, out)
         write_chains(record.get("chains") or [], out)
@@ -51,15 +54,25 @@ def write_explanation(explanation: Explanation, out: TextIO) -> None:
         out.write("\n" + "".join(f"{reason}: {text}\n" for reason, text in reasons.items()))
 
 
+def _write_allocation(allocation: Allocation, out: TextIO) -> None:
+    """Write who allocated the folio, and where in the kernel."""
+    out.write("allocated")
+    if allocation.pid is not None:
+        out.write(f" by {allocation.pid} ({printable(allocation.comm or '')})")
+    if allocation.seconds is not None:
+        out.write(f" at {allocation.seconds:.6f} s")
+    out.write(f", order {allocation.order}, gfp_mask {allocation.gfp_mask:#x}\n")
+    out.write("".join(f"    {printable(function)}\n" for function in allocation.stack) + "\n")
+
+
 def _write_sheet(sheet: Sheet, out: TextIO) -> None:
     """Write who holds the folio, and what is left then."""
     out.write("held by\n")
     rows = []
     for record in sheet.records():
-        inferred = "" if record["exact"] else ", inferred"
-        transient = ", transient" if record["transient"] else ""
+        words = (", inferred" * (not record["exact"]), ", lets go by itself" * record["transient"])
         pins = f"{record['pins']} pinned" if record["pins"] else ""
-        what = f"{printable(record['kind'])}: {printable(record['owner'])}{inferred}{transient}"
+        what = f"{printable(record['kind'])}: {printable(record['owner'])}{''.join(words)}"
         rows.append([what, process(record), pins, str(record["refs"])])
     rows.append(["UNEXPLAINED", "", "", str(sheet.unexplained)])
     align = ("left", "left", "left", "right")

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from drgn import FaultError
+
+from .census import BlockCensus
 from .context import Context
-from .folios import Folios
+from .folios import Column, Folios
 from .holders import registry
 from .holders.model import SOON
 from .whose import Found, Record, Table, Whose
@@ -35,12 +38,19 @@ class Refused:
 
     :ivar first: The number of the first of them, for who counts them all
     :ivar table: Who holds and maps them; None if nobody was looked for
+    :ivar census: What the block's record was made of, without the folios
     """
 
     block: Record
     folios: Folios | None
     first: int = 0
     table: Table | None = None
+    census: BlockCensus | None = None
+
+    @property
+    def passing(self) -> Column | None:
+        """Which of the folios are held by what lets go of them by itself alone; None if nobody was looked for."""
+        return None if self.table is None else self.table.passing
 
 
 @dataclass
@@ -76,6 +86,9 @@ class Holdings:
     miscounted: int = 0
     """Folios that page tables map more or less often than their map counts say."""
     left_out: int = 0
+    unread_allocations: int = 0
+    _allocation: Record | None = None
+    """Who allocated the last folio."""
     _groups: dict[tuple[Any, ...], _Group] = field(default_factory=dict)
     _chains: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _last: int = -1
@@ -114,12 +127,22 @@ class Holdings:
     def fields(self, record: Record, table: Table | None) -> Record:
         """Return what a folio's record has besides, and count it: once, though it has a record for each path."""
         found = None if table is None else table.of(record["pfn"])
-        if found is None:
-            return {**NOTHING, "chains": None} if self.search else NOTHING
         if record["pfn"] != self._last:
             self._last = record["pfn"]
-            self._add(record, found)
-        return found.fields()
+            self._allocation = self._allocated(record["pfn"]) if self.search else None
+            if found is not None:
+                self._add(record, found)
+        fields = NOTHING if found is None else found.fields()
+        return {"chains": None, **fields, "allocation": self._allocation} if self.search else fields
+
+    def _allocated(self, pfn: int) -> Record | None:
+        """Return who allocated a page, as a record: the kernel's own pages have nobody else."""
+        try:
+            allocation = self.context.allocation(pfn)
+        except FaultError:
+            self.unread_allocations += 1
+            return None
+        return None if allocation is None else allocation.record()
 
     def _add(self, record: Record, found: Found) -> None:
         sheet = found.sheet
@@ -160,6 +183,7 @@ class Holdings:
         counted = (
             (self.overdrawn_folios, f"folios have more holders than references ({self.overdrawn} too many): {error}"),
             (self.miscounted, "folios are mapped by page tables more or less often than their map counts say"),
+            (self.unread_allocations, "times it could not be read who allocated a folio"),
             (self.left_out, "times a folio's holder was left out of the table of holders: there are too many of them"),
         )
         return [*self.problems, *(f"{number} {what}" for number, what in counted if number)]

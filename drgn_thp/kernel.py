@@ -72,6 +72,12 @@ class Kernel:
     # c77c0a8ac4c5 ("mm/hugetlb: add replace_free_hugepage_folios") (in v6.15): alloc_contig_range() replaces free huge
     # pages after migration, even if that has failed.
     contig_replaces_free_hugetlb: bool = True
+    # Until 2eaa6c2abb9d ("mm: hugetlb_vmemmap: fix hugetlb page number decrease failed on movable nodes") (in v6.7),
+    # the struct pages that a huge page has given back had to be of its own node when it was taken apart.
+    vmemmap_stays_on_node: bool = False
+    # 6.12.114 took "mm/hugetlb_vmemmap: fix incorrect vmemmap restore in rollback", which takes it for granted that all
+    # pages of struct pages behind the first are one page that holds nothing but tails.
+    vmemmap_restore_damages: bool = False
     # b2c9e2fbba32 ("mm: make alloc_contig_range work at pageblock granularity") (in v5.19); before, whole blocks of the
     # buddy allocator were isolated, and virtio-mem's sub-blocks were as large as these.
     isolates_pageblocks: bool = True

@@ -19,6 +19,8 @@ from .folios import Folios
 from .gates import Path
 from .holders.balance import Sheet
 from .holdings import Holdings, Refused
+from .page_owner import Allocation
+from .verdicts import duration
 
 MAX_PFN_BITS = 52  # physical addresses have at most 64 bits, of which 12 are within the page
 
@@ -48,6 +50,8 @@ class Explanation:
     formulas: tuple[tuple[str, int], ...]
     refusals: tuple[tuple[str, tuple[Refusal, ...]], ...]
     """By path, all checks that refuse, in the order of the kernel."""
+    allocation: Allocation | None = None
+    """Who allocated its first page, on kernels that record it (page_owner)."""
     sheet: Sheet | None = None
     """Who holds the folio, if that was asked, and it is one of a process or file."""
     mappers: tuple[Record, ...] = ()
@@ -55,7 +59,7 @@ class Explanation:
     more_mappers: int = 0
     """How many more there are."""
     problems: tuple[str, ...] = ()
-    """What kept from finding all who hold or map it, in words."""
+    """What kept from finding all who hold, map or allocated it, in words."""
 
     @property
     def refused(self) -> bool:
@@ -150,34 +154,48 @@ def explain(
             raise BadArgument(f"{text}: there is no page frame {pfn:#x} in this target")
         f = context.read_folio(pfn)
         block = next((b.id for b in blocks if b.start_pfn <= int(f.pfn[0]) < b.end_pfn), None)
-        records = tuple({**record, "asked": text} for record in describer.folios(f, list(paths), block))
-        refusals = tuple((path.name, _refusals(path, f)) for path in paths)
-        explanation = Explanation(text, pfn, records, _ledger(context, f), _formulas(f), refusals)
-        yield _with_holders(context, f, explanation, search) if holders else explanation
+        refused, holdings = Refused({}, f), Holdings(context, search)
+        if holders:
+            [refused] = holdings.found([refused])
+        passing = refused.passing
+        allocation, problems = _allocation(context, int(f.pfn[0]))
+        more = {"asked": text, "allocation": None if allocation is None else allocation.record()}
+        records = tuple({**record, **more} for record in describer.folios(f, list(paths), block, passing))
+        refusals = tuple((path.name, _refusals(path, f, passing is not None and bool(passing[0]))) for path in paths)
+        balance, values = _ledger(context, f), _formulas(f)
+        explanation = Explanation(text, pfn, records, balance, values, refusals, allocation, problems=problems)
+        yield _with_holders(explanation, holdings, refused) if holders else explanation
 
 
-def _with_holders(context: Context, f: Folios, explanation: Explanation, search: bool) -> Explanation:
+def _with_holders(explanation: Explanation, holdings: Holdings, refused: Refused) -> Explanation:
     """Add who holds and who maps a folio."""
-    holdings = Holdings(context, search)
-    [refused] = holdings.found([Refused({}, f)])
     records = tuple({**record, **holdings.fields(record, refused.table)} for record in explanation.records)
-    found = None if refused.table is None else refused.table.of(int(f.pfn[0]))
+    found = None if refused.table is None else refused.table.of(explanation.records[0]["pfn"])
     return replace(
         explanation,
         records=records,
         sheet=None if found is None else found.sheet,
         mappers=() if found is None else found.mappers,
         more_mappers=0 if found is None else found.more_mappers,
-        problems=tuple(holdings.incomplete),
+        problems=(*explanation.problems, *holdings.incomplete),
     )
 
 
-def _refusals(path: Path, f: Folios) -> tuple[Refusal, ...]:
+def _allocation(context: Context, pfn: int) -> tuple[Allocation | None, tuple[str, ...]]:
+    """Return who allocated a page, and what kept from finding out."""
+    try:
+        return context.allocation(pfn), ()
+    except FaultError as error:
+        return None, (f"{pfn:#x}: who allocated it cannot be read: {error}",)
+
+
+def _refusals(path: Path, f: Folios, passing: bool) -> tuple[Refusal, ...]:
     verdicts = path.judge(f)
-    found = []
+    found, mask = [], int(verdicts.mask[0])
     for index, gate in enumerate(verdicts.gates):
-        if int(verdicts.mask[0]) >> index & 1:
-            found.append(Refusal(gate.reason.name, gate.kernel, gate.duration.value, gate.wrongly, gate.reason.advice))
+        if mask >> index & 1:
+            lasts = duration(verdicts.gates, mask, index, passing).value
+            found.append(Refusal(gate.reason.name, gate.kernel, lasts, gate.wrongly, gate.reason.advice))
     return tuple(found)
 
 

@@ -65,10 +65,12 @@ class Glance:
                 self._add(masks[field.page], field.offset, wanted, width, field.dtype.byteorder)
         # On kernels before v5.13 hugetlb's "active" mark is PG_private of the first tail page; since, a bit of private.
         bit = layout.enumerators.get("HPG_migratable")
+        optimized = layout.enumerators.get("HPG_vmemmap_optimized")
         flags, private = layout.fields["flags"], layout.fields["private"]
         if bit is None:
             self._add(masks[1], flags.offset, layout.flag("private_flag"), 8, flags.dtype.byteorder)
-        self._private = None if bit is None else (private.offset // 8, numpy.uint64(1 << bit))
+        bits = sum(1 << number for number in (bit, optimized) if number is not None)
+        self._private = (private.offset // 8, numpy.uint64(bits)) if bits else None
         self._words = [
             (page, index, numpy.uint64(word))
             for page, mask in enumerate(masks)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 from .blocks import Block
@@ -22,6 +22,7 @@ from .gates import Path, Reason, find_reason
 from .holdings import Holdings, Refused
 from .hotplug import Comparison, list_blocks
 from .scan import Scan
+from .verdicts import without
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Totals:
     interrupted: bool = False
     confirmed: dict[str, dict[str, int]] = field(default_factory=dict)
     """Of each path, how many folios were found to be what when they were looked at again."""
+    held: dict[str, int] = field(default_factory=dict)
+    """Of each path, how many of those that are persistent have references that stay."""
     unconfirmed: int = 0
     """Folios that were to be looked at again, but were not."""
 
@@ -160,7 +163,7 @@ class Report:
         if self.holdings is not None:
             blocks = self.holdings.found(blocks)
         for refused in blocks:
-            yield refused.block
+            yield self._settled(describer, scan, refused)
             yield from self._listed(describer, scan, refused, confirmation)
         yield from describer.devices()
         yield self.summary()
@@ -173,10 +176,18 @@ class Report:
                 self.totals.add(census)
                 if not census.changed:
                     comparison.told(census.block)
-                yield Refused(describer.block(census), census.refused)
+                counts = replace(census, refused=None, obstacles=None)
+                yield Refused(describer.block(census), census.refused, census=counts)
             self._compare(comparison)
         except KeyboardInterrupt:
             self.totals.interrupted = True
+
+    def _settled(self, describer: Describer, scan: Scan, refused: Refused) -> Record:
+        """Return the record of a block, after who holds its folios was found."""
+        passing = refused.passing
+        if passing is None or not passing.any() or refused.folios is None or refused.census is None:
+            return refused.block
+        return {**refused.block, "paths": describer.paths(without(refused.census, scan.paths, refused.folios, passing))}
 
     def _looked_again(self, confirmation: Confirmation, blocks: Iterable[Refused]) -> list[Refused]:
         """Return the same, after all folios that may be listed have been looked at again."""
@@ -200,22 +211,29 @@ class Report:
         self.noted(f)
         numbers = {path.name: i for i, path in enumerate(scan.paths)}
         places = {} if confirmation is None else {pfn: refused.first + i for i, pfn in enumerate(f.pfn.tolist())}
-        for record in describer.folios(f, scan.paths, refused.block["block"]):
+        for record in describer.folios(f, scan.paths, refused.block["block"], refused.passing):
             if record["verdict"] == "refused" and self.question.listed(find_reason(record["reason"])):
                 if confirmation is not None:
-                    label = confirmation.label(places[record["pfn"]], numbers[record["path"]])
-                    record["confirmed"] = self._count(record["path"], label)
+                    number = places[record["pfn"]]
+                    label = confirmation.label(number, numbers[record["path"]])
+                    stays = None if record["extra"] is None else confirmation.stays(number)
+                    record["confirmed"] = self._count(record["path"], label, bool(stays))
+                    record["confirmed_extra"] = stays
                 if self.holdings is not None:
                     record.update(self.holdings.fields(record, refused.table))
                 yield record
 
-    def _count(self, path: str, label: Label | None) -> str | None:
+    def _count(self, path: str, label: Label | None, held: bool) -> str | None:
         if label is None:
             self.totals.unconfirmed += 1
             return None
-        counts = self.totals.confirmed.setdefault(path, {label.value: 0 for label in Label})
-        counts[label.value] += 1
-        return label.value
+        word: str = label.value
+        if path not in self.totals.confirmed:
+            self.totals.confirmed[path] = {label.value: 0 for label in Label}
+        self.totals.confirmed[path][word] += 1
+        if held and label is Label.PERSISTENT:
+            self.totals.held[path] = self.totals.held.get(path, 0) + 1
+        return word
 
     def _compare(self, comparison: Comparison) -> None:
         """Compare the blocks of a live target with what they are by now."""
@@ -266,4 +284,5 @@ class Report:
             return None
         none = {label.value: 0 for label in Label}
         paths = {path.name: self.totals.confirmed.get(path.name, none) for path in self.question.paths}
-        return {"looks": looks.number, "interval": float(looks.interval), "paths": paths}
+        held = {path.name: self.totals.held.get(path.name, 0) for path in self.question.paths}
+        return {"looks": looks.number, "interval": float(looks.interval), "paths": paths, "held": held}

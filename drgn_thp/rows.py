@@ -98,6 +98,8 @@ class FactReader:
             return layout.node.of(self._fact(rows, "flags")).astype(numpy.int64)
         if name == "hugetlb_migratable_flag":
             return self._hugetlb_migratable_flag(rows)
+        if name == "hugetlb_vmemmap_optimized":
+            return self._private_bit(rows, "HPG_vmemmap_optimized")
         fact = layout.facts.get(name)
         if fact is None:
             raise AttributeError(f"no fact {name!r}")
@@ -126,4 +128,9 @@ class FactReader:
         bit = self.layout.enumerators.get("HPG_migratable")
         if bit is None:
             return (self._fact(rows, "large_flags") & numpy.uint64(self.layout.flag("private_flag"))) != 0
-        return (self._fact(rows, "private") & numpy.uint64(1 << bit)) != 0
+        return self._private_bit(rows, "HPG_migratable")
+
+    def _private_bit(self, rows: Rows, name: str) -> Column:
+        """Return a bit of ``private`` of hugetlb folios (enum hugetlb_page_flags); False where there is no such bit."""
+        bit = self.layout.enumerators.get(name)
+        return (self._fact(rows, "private") & numpy.uint64(0 if bit is None else 1 << bit)) != 0

@@ -77,6 +77,7 @@ def read_kernel(prog: Program, layout: Layout, racy_check: str | None = None) ->
     large_mapcount = "large_mapcount" in layout.fields
     pincount = layout.fields.get("pincount")
     operations = find_type(prog, "struct address_space_operations")
+    remap = find_type(prog, "struct vmemmap_remap_walk")
     return Kernel(
         release=release,
         page_shift=page_shift,
@@ -98,6 +99,11 @@ def read_kernel(prog: Program, layout: Layout, racy_check: str | None = None) ->
         or has_symbol(prog, "isolate_or_dissolve_huge_folio"),
         contig_hugetlb_stays_on_node=_tells_allocation_why(prog),
         contig_replaces_free_hugetlb=has_symbol(prog, "replace_free_hugepage_folios"),
+        # No type or symbol came with it; this one, for what had another name, is of the same release: c5ad3233ead5
+        # ("hugetlb_vmemmap: use folio argument for hugetlb_vmemmap_* functions") (in v6.7).
+        vmemmap_stays_on_node=not has_symbol(prog, "hugetlb_vmemmap_restore_folio"),
+        # It came together with this member; kernels for which it is right have masks in tails.
+        vmemmap_restore_damages=not layout.tails_hold_masks and remap is not None and remap.has_member("vmemmap_tail"),
         # Its functions are inlined or renamed by compilers; this operation is of the same release.
         isolates_pageblocks=operations is not None and operations.has_member("read_folio"),
         # Its only user.

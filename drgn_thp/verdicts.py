@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
 from .census import BlockCensus
 from .context import Context
-from .gates import Duration, reasons
+from .folios import Column, Folios
+from .gates import Duration, Gate, Path, reasons
 
 YES, LATER, BLOCKS, ENDLESS, NO, OFFLINE, UNKNOWN = "yes", "later", "blocks", "endless", "no", "offline", "unknown"
 
@@ -13,6 +18,46 @@ DISSOLVED = (reasons.HUGETLB_BUSY, reasons.HUGETLB_RESERVED)
 # Of these, has_unmovable_pages() knows no better than to refuse at once; by the next try they may be gone.
 AT_FIRST = (reasons.LRU_BATCH, reasons.PAGEBLOCK_ISOLATED)
 BLOCK_PATHS = ("contig", "offline")
+# What refuses a folio because somebody holds it, and for no other reason.
+HELD = (reasons.DMA_PINNED, reasons.EXTRA_REFERENCE)
+LASTING = (Duration.PERMANENT, Duration.ENDLESS)
+
+
+def duration(gates: Sequence[Gate], mask: int, primary: int, passing: bool) -> Duration:
+    """
+    Return for how long a folio is refused.
+
+    :param mask: Which gates refuse it
+    :param primary: The first of them
+    :param passing: Whether all that is not explained of its references is held by what lets go of them by itself: no
+        check of the kernel knows that
+    """
+    first = gates[primary]
+    if not passing or first.reason not in HELD:
+        return first.duration
+    others = (gate for i, gate in enumerate(gates) if mask >> i & 1 and gate.reason not in HELD)
+    return first.duration if any(gate.duration in LASTING for gate in others) else Duration.TRANSIENT
+
+
+def without(census: BlockCensus, paths: Sequence[Path], f: Folios, passing: Column) -> BlockCensus:
+    """
+    Return the census of a block in which folios that are let go by themselves count as refused for a while.
+
+    :param paths: As the target's kernel has them
+    :param f: Refused folios of the block
+    :param passing: Which of them are held by what lets go of them by itself alone
+    """
+    tables = dict(census.paths)
+    for path in paths:
+        verdicts, moved = path.judge(f), Counter[str]()
+        for row in (passing & (verdicts.primary >= 0) & ~f.changing).nonzero()[0].tolist():
+            mask, primary = int(verdicts.mask[row]), int(verdicts.primary[row])
+            moved[verdicts.gates[primary].duration.value] -= 1
+            moved[duration(verdicts.gates, mask, primary, True).value] += 1
+        durations = Counter(tables[path.name].durations)
+        durations.update(moved)
+        tables[path.name] = replace(tables[path.name], durations={k: n for k, n in durations.items() if n})
+    return replace(census, paths=tables)
 
 
 def structural(context: Context, census: BlockCensus) -> str:
@@ -55,13 +100,19 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
             return NO, problem
         if census.huge_beyond and context.kernel.isolation_migrates_straddlers:
             return NO, "-EBUSY: a huge page reaches into the next block"
+    durations = dict(counts.durations)
+    # Huge pages are taken apart at the end, when all else has been moved away; and it is not tried again.
+    at_the_end = counts.reasons.get(reasons.HUGETLB_VMEMMAP.name, 0) if path == "offline" else 0
+    durations[Duration.PERMANENT.value] = durations.get(Duration.PERMANENT.value, 0) - at_the_end
     order = (
         (Duration.PERMANENT, NO),
         (Duration.ENDLESS, ENDLESS),
         (Duration.WILL_BLOCK, BLOCKS),
         (Duration.TRANSIENT, LATER),
     )
-    found = next((verdict for duration, verdict in order if counts.durations.get(duration.value)), YES)
+    found = next((verdict for duration, verdict in order if durations.get(duration.value)), YES)
+    if at_the_end and found in (LATER, YES):
+        return NO, "-ENOMEM"
     unread = unreadable(context, census) if found in (YES, LATER) else ""
     if unread:
         return UNKNOWN, unread

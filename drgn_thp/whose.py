@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy
 
 from . import formulas
 from .context import Context
-from .folios import Folios
+from .folios import Column, Folios
 from .holders.balance import Balance, Sheet
-from .holders.running import Suspects, find_holders
+from .holders.running import Findings, Suspects, find_holders
 from .mappers import Suspects as MapperSuspects
 from .mappers import find_mappers
 from .search import Search, find_chains
@@ -49,6 +50,15 @@ class Found:
             "more_mappers": self.more_mappers,
         }
         return fields if self.chains is None else {**fields, "chains": list(self.chains)}
+
+
+def passing(pfn: Column, balance: Balance, findings: Findings) -> Column:
+    """Return which folios of a table are held, beyond what mm expects, by what lets go of them by itself alone."""
+    result = numpy.zeros(len(pfn), bool)
+    for row in numpy.flatnonzero(findings.may_pass(pfn)).tolist():
+        sheet = balance.sheet(row)
+        result[row] = sheet is not None and sheet.passing
+    return result
 
 
 class Whose:
@@ -109,6 +119,11 @@ class Table:
         self._pfn = f.pfn
         self._balance = Balance(f, whose.findings)
         self._last: tuple[int, Found | None] = (-1, None)
+
+    @cached_property
+    def passing(self) -> Column:
+        """Which folios are held by what lets go of them by itself alone."""
+        return passing(self._pfn, self._balance, self._whose.findings)
 
     def of(self, pfn: int) -> Found | None:
         """Return what was found of a folio; None of the kernel's own pages, of which nothing is known."""

@@ -34,6 +34,7 @@ from drgn_thp.holders.model import Owner
 from drgn_thp.holders.running import Held
 from drgn_thp.kernel import Kernel
 from drgn_thp.mapping_kinds import MappingKind, MigrateOp
+from drgn_thp.page_owner import Allocation
 from drgn_thp.pagetype import NAMES, PageType
 from drgn_thp.render.text import FOLIO_HEADERS
 from drgn_thp.resources import Resources
@@ -173,6 +174,13 @@ def census(block: Block, refused: Folios | None) -> BlockCensus:
     return found
 
 
+# By a kernel that records who, by one that does not, and nobody's.
+ALLOCATIONS = {
+    16: Allocation(0, 0xCC0, 1, 1, "init", 1.5, ("post_alloc_hook+0x1",)),
+    17: Allocation(0, 0xCC0, None, None, None, None, ()),
+}
+
+
 def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     """Return a whole report on two blocks, and what ``folio`` says of one of the pages."""
     table_of_all = folios()
@@ -192,6 +200,7 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
             end_pfn=1 << 20,
             folios=lambda rows: table_of_all,
             read_folio=lambda pfn: table_of_all,
+            allocation=ALLOCATIONS.get,
             live=False,
         ),
     )
@@ -206,8 +215,13 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     monkeypatch.setattr(report_module, "Scan", lambda *arguments: scan)
     records = list(report_module.Report(context, report_module.Question(judged)).records())
     # The same again, its folios looked at again.
-    labels = iter([None, *Label])
-    again = SimpleNamespace(add=lambda f: 0, run=lambda: None, label=lambda number, path: next(labels, None))
+    labels, references = iter([None, *Label]), iter([None, 0, 1])
+    again = SimpleNamespace(
+        add=lambda f: 0,
+        run=lambda: None,
+        label=lambda number, path: next(labels, None),
+        stays=lambda number: next(references, None),
+    )
     monkeypatch.setattr(report_module, "check_looks", lambda context, looks: None)
     monkeypatch.setattr(report_module, "Confirmation", lambda *arguments: again)
     records += report_module.Report(context, report_module.Question(judged, looks=Looks(1, 1))).records()
@@ -216,10 +230,14 @@ def made_up_records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     found = Found(Sheet(16, ((pipe, 1, ()),), 0, 0), (), 0, None)
     chain = {"confidence": "none", "pid": None, "comm": None, "fd": None, "file": False, "via": ["kmalloc-8"]}
     trail = replace(found, chains=(chain,))
-    whose = SimpleNamespace(problems=[], table=lambda f: SimpleNamespace(of=lambda pfn: found if pfn < 18 else None))
+
+    def table_of(one: Found) -> Any:
+        return lambda f: SimpleNamespace(of=lambda pfn: one if pfn < 18 else None, passing=numpy.zeros(len(f), bool))
+
+    whose = SimpleNamespace(problems=[], table=table_of(found))
     monkeypatch.setattr(holdings, "Whose", lambda context, tables, search: whose)
     records += report_module.Report(context, report_module.Question(judged, holders=True)).records()
-    whose.table = lambda f: SimpleNamespace(of=lambda pfn: trail if pfn < 18 else None)
+    whose.table = table_of(trail)
     records += report_module.Report(context, report_module.Question(judged, holders=True, search=True)).records()
     for explanation in ledger.explain(context, ["0x10"], judged, holders=True):
         records += explanation.records

@@ -7,6 +7,7 @@ The states follow the worked examples of the kernel's rules (who refuses what, a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -285,6 +286,40 @@ def test_hugetlb(kernel: Kernel) -> None:
     assert verdict("compaction", with_target) == "hugetlb-skipped"
     unsupported = folio(kernel, hugetlb_target=True, **{**facts, "hugetlb_supported": False})
     assert verdict("offline", unsupported) == "hugetlb-not-migratable"
+
+
+@pytest.mark.parametrize("stays", [True, False])
+@pytest.mark.parametrize("refcount", [0, 1])
+def test_hugetlb_without_its_struct_pages(stays: bool, refcount: int) -> None:
+    """Until v6.7, memory for them was wanted from its own node: it is moved away, and stays in the pool."""
+    kernel = replace(MIDDLE, vmemmap_stays_on_node=stays)
+    facts: dict[str, Any] = {
+        "order": 9,
+        "type": PageType.HUGETLB,
+        "mapping": ANON if refcount else 0,
+        "entire_mapcount": refcount,
+        "large_mapcount": refcount,
+        "refcount": refcount,
+        "lru": False,
+        "hugetlb_migratable_flag": True,
+        "hugetlb_vmemmap_optimized": True,
+    }
+    pool = ("supported", "target", "available", "room_on_node", "target_on_node")
+    facts.update((f"hugetlb_{word}", True) for word in pool)
+    refused = "hugetlb-vmemmap" if stays else "ok"
+    for path in ("offline", "contig"):
+        assert verdict(path, folio(kernel, **facts)) == refused
+        assert verdict(path, folio(kernel, kernel_memory_on_node=True, **facts)) == "ok"
+        assert verdict(path, folio(kernel, **{**facts, "hugetlb_vmemmap_optimized": False})) == "ok"
+    assert verdict("mbind-move-all", folio(kernel, **facts)) != "hugetlb-vmemmap"
+    damaging = replace(MIDDLE, vmemmap_restore_damages=True)
+    for path, lasts in (("offline", Duration.ENDLESS), ("contig", Duration.WILL_BLOCK)):
+        lean = folio(damaging, kernel_memory_on_node=True, **facts)
+        assert (verdict(path, lean), duration(path, lean)) == ("hugetlb-vmemmap-bug", lasts)
+        assert verdict(path, folio(damaging, **{**facts, "hugetlb_vmemmap_optimized": False})) == "ok"
+    if stays and refcount:  # held, it is never taken apart
+        held = folio(kernel, **{**facts, "refcount": 2})
+        assert verdict("offline", held) == verdict("contig", held) == "extra-reference"
 
 
 @by_release

@@ -20,7 +20,7 @@ from drgn_thp.holders_text import who, write_groups
 from drgn_thp.holdings import Holdings, Refused
 from drgn_thp.whose import Found, Table
 
-CONTEXT = cast(Context, SimpleNamespace(kernel=SimpleNamespace(page_shift=12), live=False))
+CONTEXT = cast(Context, SimpleNamespace(kernel=SimpleNamespace(page_shift=12), live=False, allocation=lambda pfn: None))
 PIPE = Held("pipe", Owner("pipe"), 1, 0, True, False)
 BUFFERS = tuple(Held("io-uring", Owner(f"buffer {i}"), 0, 1, True, False) for i in range(2))
 FIRST, SECOND = (7, "first", 3), (8, "second\x1b[31m", None)

@@ -23,7 +23,7 @@ from tests.test_docs import documented, is_of
 @pytest.fixture
 def held() -> Changing:
     """A THP with a page in a pipe."""
-    return Changing(ALL[1], "thp_held")
+    return Changing.of(ALL[1], "thp_held")
 
 
 def watched(held: Changing, changes: list[Callable[[], Any]]) -> tuple[Watch, list[dict[str, Any]]]:

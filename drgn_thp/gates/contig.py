@@ -38,6 +38,14 @@ def _stays_on_node(kernel: Kernel) -> bool:
     return kernel.contig_hugetlb_stays_on_node
 
 
+def _vmemmap_stays_on_node(kernel: Kernel) -> bool:
+    return kernel.vmemmap_stays_on_node
+
+
+def _vmemmap_restore_damages(kernel: Kernel) -> bool:
+    return kernel.vmemmap_restore_damages
+
+
 def _unsupported(f: Folios) -> Column:
     return states.hugetlb_unsupported(f) & states.hugetlb_used(f)
 
@@ -86,6 +94,16 @@ PATH = Path(
             Duration.TRANSIENT,
             _stays_on_node,
         ),
+        Gate(
+            reasons.HUGETLB_VMEMMAP_BUG,
+            "alloc_and_dissolve_hugetlb_folio() never ends",
+            states.hugetlb_lean,
+            Duration.WILL_BLOCK,
+            _vmemmap_restore_damages,
+            wrongly=True,
+        ),
+        # Put back into the pool by update_and_free_hugetlb_folio(), which does not say so.
+        Gate(reasons.HUGETLB_VMEMMAP, FINAL, states.hugetlb_vmemmap, Duration.PERMANENT, _vmemmap_stays_on_node),
         Gate(reasons.PAGE_OFFLINE, FINAL, states.page_offline, Duration.PERMANENT),
         Gate(reasons.HWPOISON, FINAL, states.poisoned, Duration.PERMANENT),
     ),

@@ -53,6 +53,21 @@ PATH = Path(
             states.hugetlb_reserved,
             Duration.TRANSIENT,
         ),
+        Gate(
+            reasons.HUGETLB_VMEMMAP,
+            "dissolve_free_hugetlb_folios(): -ENOMEM",
+            states.hugetlb_vmemmap,
+            Duration.PERMANENT,
+            lambda kernel: kernel.vmemmap_stays_on_node,
+        ),
+        Gate(
+            reasons.HUGETLB_VMEMMAP_BUG,
+            "test_pages_isolated(), after dissolve_free_hugetlb_folios()",
+            states.hugetlb_lean,
+            Duration.ENDLESS,
+            lambda kernel: kernel.vmemmap_restore_damages,
+            wrongly=True,
+        ),
         *unmovable_kinds("test_pages_isolated()", Duration.ENDLESS, _left_over),
     ),
 )

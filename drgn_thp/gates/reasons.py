@@ -136,6 +136,22 @@ HUGETLB_RESERVED = Reason(
     "A free hugetlb page that is promised to somebody: dissolving it would break the reservation.",
     "Add huge pages on another node (vm.nr_hugepages), or end the process that reserved them.",
 )
+HUGETLB_VMEMMAP = Reason(
+    "hugetlb-vmemmap",
+    "A hugetlb page whose struct pages were given back (hugetlb_free_vmemmap=on), on a node without memory for the "
+    "kernel: it cannot be taken apart, as memory for its struct pages is wanted from that node. Fixed by 2eaa6c2abb9d "
+    "(in v6.7).",
+    "Set vm.hugetlb_optimize_vmemmap=0 before huge pages are added to a node with movable memory only; once they are "
+    "there, bring memory of the node online as the kernel's (online_kernel), or reboot.",
+)
+HUGETLB_VMEMMAP_BUG = Reason(
+    "hugetlb-vmemmap-bug",
+    "A hugetlb page whose struct pages were given back (hugetlb_free_vmemmap=on). When this kernel takes it apart, it "
+    "makes them anew as copies of the first ones, finds heads where there are none (BUG: Bad page state), and does not "
+    "end.",
+    "Kernel bug since 6.12.114, which took a fix that is right for v7.1 and later only: do not free such pages, but "
+    "reboot without hugetlb_free_vmemmap=on. vm.hugetlb_optimize_vmemmap=0 spares huge pages that are made later.",
+)
 RACY_PIN_CHECK = Reason(
     "racy-pin-check",
     "Refused wrongly: nobody holds this THP; the kernel compares its references with the map count of one page only.",

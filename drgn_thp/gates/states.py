@@ -195,5 +195,17 @@ def hugetlb_no_target(f: Folios) -> Column:
 
 
 @formula
+def hugetlb_lean(f: Folios) -> Column:
+    """Has given most of its struct pages back."""
+    return PageHuge(f) & f.hugetlb_vmemmap_optimized
+
+
+@formula
+def hugetlb_vmemmap(f: Folios) -> Column:
+    """Cannot be taken apart, free or used: there is no memory on its node for the struct pages that it lacks."""
+    return hugetlb_lean(f) & ~f.kernel_memory_on_node
+
+
+@formula
 def hugetlb_reserved(f: Folios) -> Column:
     return hugetlb_free(f) & ~f.hugetlb_available

@@ -45,6 +45,12 @@ class Sheet:
         """Return whether more was found than there is: an error of drgn_thp."""
         return self.unexplained < 0 < self.explained
 
+    @property
+    def passing(self) -> bool:
+        """Return whether all references that mm does not expect are held by what lets go of them by itself."""
+        held = [held for held, references, _ in self.holders if references]
+        return self.unexplained == 0 and bool(held) and all(one.transient for one in held)
+
     def records(self) -> list[dict[str, Any]]:
         """Return the holders as records."""
         result = []
@@ -88,7 +94,7 @@ class Balance:
             return None
         pfn = int(self._pfn[row])
         weight = 1 if self._counted[row] else GUP_PIN_COUNTING_BIAS
-        held = self._findings.of(pfn)
+        held = _possible(self._findings.of(pfn), int(self._pins[row]))
         references = [0 if one.expected else one.gets + weight * one.pins for one in held]
         rows = tuple(
             (_named(self._findings, one), number, _processes(self._findings, one))
@@ -117,6 +123,12 @@ def sheets(context: Context, f: Folios, findings: Findings | None = None) -> Ite
         sheet = balance.sheet(row)
         if sheet is not None:
             yield sheet
+
+
+def _possible(held: list[Held], pins: int) -> list[Held]:
+    """Leave out inferred pins where the exact ones are all that there are: what is at the address is another page."""
+    left = pins - sum(one.pins for one in held if one.exact and not one.expected)
+    return [one for one in held if one.exact or not one.pins or left > 0]
 
 
 def _processes(findings: Findings, held: Held) -> tuple[tuple[int, str, int | None], ...]:

@@ -1,27 +1,53 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""udmabuf: DMA buffers made of the pages of memfds. Those of other exporters name no pages that all of them would."""
+"""
+DMA buffers: those that are made of the pages of memfds (udmabuf), and those of the system heap.
+
+What others export is known to their drivers only: there is no list of pages that all of them would have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy
+
 from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
+from .scatter import Scatter
 
 BUFFER, UDMABUF, ITEM = "struct dma_buf", "struct udmabuf", "struct udmabuf_folio"
+HEAP = "struct system_heap_buffer"
 MAX_PAGES = 1 << 23
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
     """Yield the pages of each buffer."""
-    operations = ground.symbol("udmabuf_ops", "udmabuf")
-    for file, buffer in ground.files.having([ground.symbol("dma_buf_fops")]):
-        with ground.part(f"dma-buf {buffer:#x}"):
-            if ground.pointer(BUFFER, buffer, "ops") != operations:
-                continue
-            own = ground.pointer(BUFFER, buffer, "priv")
+    for file, own in exported(ground, ground.symbol("udmabuf_ops", "udmabuf")):
+        with ground.part(f"udmabuf {own:#x}"):
             pinned, pages = _pages(ground, own)
             yield Claim(Owner("udmabuf", file=file), ground.pfns(pages), gets=0 if pinned else 1, pins=int(pinned))
+
+
+def walk_heap(ground: Ground) -> Iterator[Claim]:
+    """Yield the pages of each buffer: pieces that are pages of some order, of each of which there is one reference."""
+    scatter = Scatter(ground)
+    for file, own in exported(ground, ground.symbol("system_heap_buf_ops")):
+        with ground.part(f"buffer of the system heap {own:#x}"):
+            count = ground.uint(HEAP, own, "sg_table.orig_nents")
+            if count > MAX_PAGES:
+                raise Damaged(f"{count} pieces")
+            first, numbers = scatter.pieces(ground.pointer(HEAP, own, "sg_table.sgl"), count)
+            pages = ground.pfns(scatter.spread(first, numbers))
+            gets = numpy.isin(pages, ground.pfns(first)).astype(numpy.int64)
+            yield Claim(Owner("buffer of the system heap", file=file), pages, gets=gets)
+
+
+def exported(ground: Ground, operations: int | None) -> Iterator[tuple[int, int]]:
+    """Yield file and exporter's own structure of the buffers of one exporter."""
+    for file, buffer in ground.files.having([ground.symbol("dma_buf_fops")]):
+        with ground.part(f"dma-buf {buffer:#x}"):
+            if ground.pointer(BUFFER, buffer, "ops") == operations:
+                yield file, ground.pointer(BUFFER, buffer, "priv")
 
 
 def _pages(ground: Ground, own: int) -> tuple[bool, object]:
@@ -52,5 +78,13 @@ WALKERS = (
         types=(BUFFER, UDMABUF),
         symbols=("udmabuf_ops",),
         module="udmabuf",
+    ),
+    Walker(
+        kind="dma-heap",
+        summary="a page of a DMA buffer that the system heap made",
+        frees="close the DMA buffer and all that imported it",
+        walk=walk_heap,
+        types=(HEAP,),
+        symbols=("system_heap_buf_ops",),
     ),
 )

@@ -210,6 +210,12 @@ class Files:
         found: list[int] = self._files.address.tolist()
         return found
 
+    @property
+    def operations(self) -> list[int]:
+        """Addresses of every ``struct file_operations`` that some file has."""
+        found: list[int] = numpy.unique(self._files.f_op).tolist()
+        return found
+
     def having(self, operations: Iterable[int | None]) -> Iterator[tuple[int, int]]:
         """
         Yield address and ``private_data`` of the files with one of some ``struct file_operations``.

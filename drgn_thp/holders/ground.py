@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol
 
 import numpy
-from drgn import FaultError, Object, PlatformFlags, Program, Type
+from drgn import FaultError, Object, PlatformFlags, Program, Type, sizeof
 from drgn.helpers.linux.module import for_each_module
 
 from ..context import Context
@@ -115,6 +115,13 @@ class Ground:
             self._types[name] = found
         return self._types[name]
 
+    def choose(self, name: str, member: str, filename: str) -> None:
+        """Of several structures of one name take that which has a member, or else that of a file, as DWARF knows it."""
+        if not self.has(name, member):
+            with suppress(LookupError):
+                self._types[name] = self.prog.type(name, filename)
+                self._offsets = {key: offset for key, offset in self._offsets.items() if key[0] != name}
+
     def has(self, type_: str, member: str = "") -> bool:
         """Return whether there is such a type, with such a member (``"a.b"`` for one inside another)."""
         found = self._find_type(type_)
@@ -207,7 +214,7 @@ class Ground:
         inside = self.type(type_)
         for name in member.split("."):
             inside = inside.unaliased().member(name).type
-        size = int(inside.unaliased().size or 8)
+        size = sizeof(inside)
         order = "little" if self.byteorder == "<" else "big"
         return int.from_bytes(self.read(address + self.offset(type_, member), size), order)  # type: ignore[arg-type]
 
@@ -290,9 +297,9 @@ class Ground:
             yield node - offset
             pending += [self.word(node + right), self.word(node + left)]
 
-    def xarray(self, address: int, limit: int = MAX_LENGTH) -> Iterator[tuple[int, int]]:
+    def xarray(self, address: int, limit: int = MAX_LENGTH, values: bool = False) -> Iterator[tuple[int, int]]:
         """
-        Yield index and entry of everything in a ``struct xarray`` (or ``idr``'s); no internal or value entries.
+        Yield index and entry of all pointers in a ``struct xarray`` (or ``idr``'s), or of all value entries instead.
 
         :raises Damaged: if it is none
         """
@@ -312,7 +319,7 @@ class Ground:
                 for i, slot in reversed(list(enumerate(self.words(node + slots, width).tolist()))):
                     if slot:
                         pending.append((slot, index + (i << own), own))
-            elif entry and not entry & 3:
+            elif entry & 1 if values else entry and not entry & 3:
                 found += 1
                 if found > limit:
                     raise Damaged(f"an xarray has more than {limit} entries")

@@ -56,6 +56,7 @@ class Claim:
         folios, 1 in others) is not the walker's business.
     :ivar exact: Whether the structure itself names the page; False if it was inferred
     :ivar expected: Whether mm counts this reference among those it expects: shown, but not counted again
+    :ivar transient: Whether the owner lets go by itself, soon; if None, as the walker's
     """
 
     owner: Owner
@@ -64,6 +65,7 @@ class Claim:
     pins: Any = 0
     exact: bool = True
     expected: bool = False
+    transient: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Walker:
         missing, the walker is skipped, and the report says so.
     :ivar symbols: Symbols of which it needs at least one; with ``module``, they are sought there as well
     :ivar module: Module without which there are no such holders, unless it is built in (when a symbol is the kernel's)
-    :ivar transient: Whether it lets go by itself, soon
+    :ivar transient: Whether it lets go by itself, soon, unless a claim says otherwise
     """
 
     kind: str

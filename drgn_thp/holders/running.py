@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy
 from drgn import FaultError
@@ -74,14 +74,17 @@ class Findings:
         self.outcomes: list[Outcome] = []
         self.problems: list[str] = []
         self.kept = Kept()
-        self.transient: set[str] = set()
-        """Kinds of holders that let go by themselves, soon."""
         self._about: list[tuple[str, Claim]] = []
         self._columns = _Columns()
         self._starts: Column = numpy.zeros(1, numpy.int64)
+        self._passing: Column = numpy.zeros(len(suspects), bool)
 
-    def add(self, kind: str, claim: Claim) -> int:
-        """Keep what a claim says of the suspects, and return how many of them."""
+    def add(self, kind: str, claim: Claim, transient: bool = False) -> int:
+        """
+        Keep what a claim says of the suspects, and return how many of them.
+
+        :param transient: Whether the owner lets go by itself, where the claim does not say
+        """
         pfns = numpy.asarray(claim.pages, numpy.int64).reshape(-1)
         rows = self.suspects.rows(pfns)
         wanted = rows >= 0
@@ -93,7 +96,10 @@ class Findings:
             for number in (claim.gets, claim.pins)
         ]
         # The claim is kept for its owner; its pages may be many, and none of the suspects.
-        self._about.append((kind, Claim(claim.owner, (), exact=claim.exact, expected=claim.expected)))
+        about = replace(claim, pages=(), transient=transient if claim.transient is None else claim.transient)
+        self._about.append((kind, replace(about, gets=0, pins=0)))
+        if about.transient and not about.expected:
+            self._passing[found] = True
         self._columns.row.append(found)
         self._columns.claim.append(numpy.full(len(found), len(self._about) - 1, numpy.int64))
         self._columns.gets.append(sums[0].astype(numpy.int64))
@@ -126,20 +132,26 @@ class Findings:
         self._columns = _Columns(*([merged[name][order]] for name in names))
         self._starts = numpy.searchsorted(self._columns.row[0], numpy.arange(len(self.suspects) + 1))
 
+    def may_pass(self, pfn: Column) -> Column:
+        """Return which folios have a holder that lets go by itself."""
+        row = self.suspects.rows(numpy.asarray(pfn, numpy.int64))
+        return numpy.where(row >= 0, self._passing[row], False) if len(self._passing) else row >= 0
+
     def of(self, pfn: int) -> list[Held]:
         """Return who holds a folio, which must be one of the suspects; each owner once."""
         row = int(self.suspects.rows(numpy.array([pfn]))[0])
         if row < 0:
             return []
-        found: dict[tuple[str, Owner, bool, bool], list[int]] = {}
+        found: dict[tuple[str, Owner, bool, bool, bool], list[int]] = {}
         for i in range(int(self._starts[row]), int(self._starts[row + 1])):
             kind, claim = self._about[int(self._columns.claim[0][i])]
-            sums = found.setdefault((kind, claim.owner, claim.exact, claim.expected), [0, 0])
+            about = (kind, claim.owner, claim.exact, claim.expected, bool(claim.transient))
+            sums = found.setdefault(about, [0, 0])
             sums[0] += int(self._columns.gets[0][i])
             sums[1] += int(self._columns.pins[0][i])
         return [
-            Held(kind, owner, gets, pins, exact, expected, kind in self.transient)
-            for (kind, owner, exact, expected), (gets, pins) in found.items()
+            Held(kind, owner, gets, pins, exact, expected, transient)
+            for (kind, owner, exact, expected, transient), (gets, pins) in found.items()
         ]
 
 
@@ -180,11 +192,9 @@ def _run(ground: Ground, walker: Walker, outcome: Outcome, findings: Findings, s
         outcome.state, outcome.why = _missing(ground, walker)
         if outcome.state != "ran":
             return
-        if walker.transient:
-            findings.transient.add(walker.kind)
         for claim in _checked(ground, walker):
             outcome.claims += 1
-            kept += findings.add(walker.kind, claim)
+            kept += findings.add(walker.kind, claim, walker.transient)
             if kept > MAX_ROWS:
                 outcome.state, outcome.why = "failed", f"it claims more than {MAX_ROWS} folios"
                 return

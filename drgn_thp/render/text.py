@@ -184,11 +184,18 @@ def _folios(path: str, records: list[Record], left_out: int, out: TextIO) -> Non
     if not records:
         return
     out.write(f"\nrefused on {path}:\n")
-    numbers = "pfn order refs mapped head expected extra pins"
+    numbers = "pfn order refs mapped head expected extra pins stays"
     headers, rows = FOLIO_HEADERS, [folio_row(record) for record in records]
     if "confirmed" in records[0]:
-        headers = [*headers, "confirmed"]
-        rows = [[*row, record["confirmed"] or "-"] for row, record in zip(rows, records)]
+        headers = [*headers, "confirmed", "stays"]
+        rows = [
+            [
+                *row,
+                record["confirmed"] or "-",
+                "-" if record["confirmed_extra"] is None else str(record["confirmed_extra"]),
+            ]
+            for row, record in zip(rows, records)
+        ]
     if "holders" in records[0]:
         headers = [*headers, "who"]
         rows = [[*row, who(record)] for row, record in zip(rows, records)]
@@ -200,7 +207,9 @@ def _folios(path: str, records: list[Record], left_out: int, out: TextIO) -> Non
 def _confirmed(path: str, summary: Record, out: TextIO) -> None:
     confirm = summary["confirm"]
     if confirm is not None:
-        counts = ", ".join(f"{number} {label}" for label, number in confirm["paths"][path].items())
+        held = {"persistent": f" ({confirm['held'][path]} held)"}
+        numbers = confirm["paths"][path].items()
+        counts = ", ".join(f"{number} {label}{held.get(label, '')}" for label, number in numbers)
         looks = "once more" if confirm["looks"] == 1 else f"{confirm['looks']} times more"
         out.write(f"looked at {looks}, {confirm['interval']:g} s apart: {counts}\n")
 

@@ -26,6 +26,8 @@ from ..scan import Scan
 _OF_THE_TARGET = ("types", "notes", "incomplete")
 _EXPLAINED = 64
 """Folios that are also explained one by one."""
+_ALLOCATIONS = 1 << 14
+"""Refused folios of which is kept who allocated them, on kernels that record it: each takes a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def ask(context: Context, blocks: Callable[[Block], bool] | None, progress: Call
         digest = hashlib.sha256(json.dumps(record).encode())
         if census.refused is not None:
             _add(digest, census.refused, scan.paths)
+            for pfn in census.refused.pfn[: max(_ALLOCATIONS - refused, 0)].tolist():
+                digest.update(_allocated(context, pfn).encode())
             refused += len(census.refused)
             pfns += census.refused.pfn[: _EXPLAINED - len(pfns)].tolist()
         digests.append((f"memory at {record['start']:#x}-{record['end'] - 1:#x}", digest.hexdigest()))
@@ -102,6 +106,13 @@ def _add(digest: Any, f: Folios, own: Sequence[Path]) -> None:
         columns += [verdicts.primary, verdicts.mask]
     for column in columns:
         digest.update(numpy.ascontiguousarray(column).tobytes())
+
+
+def _allocated(context: Context, pfn: int) -> str:
+    try:
+        return str(context.allocation(pfn))
+    except FaultError:
+        return f"{pfn:#x} cannot be read"
 
 
 def _explained(context: Context, pfn: int, own: Sequence[Path]) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
 
 from drgn import FaultError, Program, Type, TypeKind
@@ -19,6 +21,19 @@ STRUCTS = "drgn_thp.target.modules"
 _READ_ERRORS = (FaultError, OSError, LookupError, AttributeError, ValueError)
 
 
+@dataclass
+class Structs:
+    """
+    What is known of modules' structures.
+
+    :ivar loaded: Where the entries of the list of modules' BTF were when ``finders`` read it
+    """
+
+    known: dict[str, Type] = field(default_factory=dict)
+    finders: Finders | None = None
+    loaded: tuple[int, ...] = ()
+
+
 def module_struct(prog: Program, name: str) -> Type | None:
     """
     Return a structure that only a module has, or None if nothing describes it.
@@ -31,24 +46,41 @@ def module_struct(prog: Program, name: str) -> Type | None:
     except LookupError:
         pass
     # A Program never lets go of a type that was made for it: who looks twice must not make it twice.
-    known: dict[str, Type] = prog.cache.setdefault(STRUCTS, {})
-    if name not in known:
-        found = _struct_in_btf(prog, name)
+    structs: Structs = prog.cache.setdefault(STRUCTS, Structs())
+    if name not in structs.known:
+        found = _struct_in_btf(prog, structs, name)
         if found is None:
             return None
-        known[name] = found
-    return known[name]
+        structs.known[name] = found
+    return structs.known[name]
 
 
-def _struct_in_btf(prog: Program, name: str) -> Type | None:
+def _struct_in_btf(prog: Program, structs: Structs, name: str) -> Type | None:
     try:
-        start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
-        if not 0 < stop - start <= MAX_BYTES:
-            return None
-        finders = Finders(prog, Btf(prog.read(start, stop - start), name="BTF in memory"), lambda line: None)
-        return finders.find_type(prog, frozenset((TypeKind.STRUCT,)), name, None)
+        # Reading all BTF takes some tenths of a second: once, unless modules came or went.
+        loaded = _loaded(prog)
+        if structs.finders is None or structs.loaded != loaded:
+            start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
+            if not 0 < stop - start <= MAX_BYTES:
+                return None
+            btf = Btf(prog.read(start, stop - start), name="BTF in memory")
+            structs.finders = Finders(prog, btf, lambda line: None)
+            structs.loaded = loaded
+        return structs.finders.find_type(prog, frozenset((TypeKind.STRUCT,)), name, None)
     except (*_READ_ERRORS, UnknownLayout):
         return None
+
+
+def _loaded(prog: Program) -> tuple[int, ...]:
+    """Return the entries of the list of modules' BTF, as far as it can be read."""
+    found: list[int] = []
+    with suppress(FaultError, LookupError):
+        head = prog.symbol("btf_modules").address
+        node = prog.read_u64(head)
+        while node != head and len(found) < MAX_MODULES:
+            found.append(node)
+            node = prog.read_u64(node)
+    return tuple(found)
 
 
 def module_variable(prog: Program, module: str, name: str) -> int | None:

@@ -38,12 +38,9 @@ class Overlay:
     :ivar target: What to hand to the command in place of a target that it opened itself.
     """
 
-    def __init__(self, dump: Dump, spec: TargetSpec | None = None) -> None:
-        """
-        :param spec: How to open the dump, if not by the symbols of its vmlinux alone
-        """
+    def __init__(self, dump: Dump) -> None:
         self.dump = dump
-        self.target: Target = open_target(spec or spec_of(dump))
+        self.target: Target = open_target(self.spec(dump))
         self.prog: Program = self.target.prog
         self._core = ElfCore(dump.vmcore)
         self._file = mmap_of(dump)
@@ -57,6 +54,10 @@ class Overlay:
         self._init_mm = self.prog["init_mm"].address_of_()
         for segment in self._core.segments:
             self._add(segment)
+
+    def spec(self, dump: Dump) -> TargetSpec:
+        """Return how to open a dump."""
+        return spec_of(dump)
 
     def _add(self, segment: Segment) -> None:
         def read(address: int, count: int, offset: int, physical: bool) -> bytes:

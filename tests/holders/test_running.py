@@ -12,9 +12,10 @@ from drgn import FaultError
 
 from drgn_thp.context import Context
 from drgn_thp.holders import Registry, registry, running
+from drgn_thp.holders.balance import Sheet
 from drgn_thp.holders.ground import Ground
 from drgn_thp.holders.model import Claim, Damaged, Owner, Walker
-from drgn_thp.holders.running import Findings, Suspects, find_holders
+from drgn_thp.holders.running import Findings, Held, Suspects, find_holders
 from tests.fixture import ALL
 
 FILE = Owner("thing", mm=0x1000)
@@ -53,6 +54,39 @@ def test_pages_become_folios(monkeypatch: pytest.MonkeyPatch, context: Context) 
     ]
     assert [(h.gets, h.pins) for h in findings.of(65)] == [(0, 3)]
     assert findings.of(15) == []
+
+
+def passing(ground: Ground) -> Iterator[Claim]:
+    yield Claim(FILE, [64], gets=1)
+    yield Claim(FILE, [65], gets=1, transient=True)
+    yield Claim(FILE, [16], gets=1, transient=True, expected=True)
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_who_lets_go_by_itself(monkeypatch: pytest.MonkeyPatch, context: Context, by_itself: bool) -> None:
+    """A claim says so, or else its walker; what mm expects is in nobody's way."""
+    findings = run(monkeypatch, context, passing, transient=by_itself)
+    assert [[held.transient for held in findings.of(pfn)] for pfn in (64, 65, 16)] == [[by_itself], [True], [True]]
+    assert findings.may_pass(numpy.array([16, 64, 65, 66])).tolist() == [False, by_itself, True, False]
+
+
+@pytest.mark.parametrize(
+    ("refs", "unexplained", "passes"),
+    [
+        (((True, 1),), 0, True),
+        (((True, 1), (False, 0)), 0, True),
+        (((True, 1), (False, 1)), 0, False),
+        (((True, 1),), 1, False),
+        (((True, 1),), -1, False),
+        (((False, 0),), 0, False),
+    ],
+)
+def test_all_that_is_held_passes_or_nothing_does(
+    refs: tuple[tuple[bool, int], ...], unexplained: int, passes: bool
+) -> None:
+    """One holder that stays, or one reference that nobody explains, is enough to keep a folio."""
+    holders = tuple((Held("x", FILE, 1, 0, True, not n, transient), n, ()) for transient, n in refs)
+    assert Sheet(1, holders, unexplained, 0).passing is passes
 
 
 def failing(ground: Ground) -> Iterator[Claim]:

@@ -16,7 +16,7 @@ from drgn_thp.target.btf_types import KINDS, Types
 from .mutants import mutate
 from .writer import BtfWriter, small_kernel
 
-MUTANTS = 3000
+MUTANTS = 2000
 
 
 def types_of(writer: BtfWriter, base: Types | None = None) -> Types:

@@ -20,7 +20,7 @@ from . import initramfs, kernels, workload
 from .cache import cache_dir, new_directory
 from .elfcore import ElfCore, build_id
 from .guest import Guest, GuestError
-from .matrix import Kernel
+from .matrix import Kernel, kernel
 from .scenes import LAB, Scene
 
 PAGE_SIZE = 4096
@@ -119,6 +119,14 @@ class Dump:
     def vmlinuz(self) -> Path:
         """What the guest booted."""
         return self.vmlinux.parent / "vmlinuz"
+
+    @property
+    def symbols(self) -> tuple[Path, ...]:
+        """Debug information of the image, if it was asked for, and of those modules that nothing else describes."""
+        return (
+            *([self.vmlinux] if self.vmlinux.exists() else []),
+            *kernels.module_symbols(kernel(self.kernel), self.version),
+        )
 
     @cached_property
     def marks(self) -> list[Mark]:

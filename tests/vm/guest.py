@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,8 @@ KERNEL_ARGUMENTS = (
     "console=ttyS0",
     "quiet",
     "panic=-1",
+    # On a busy machine the timer that it tries at boot may be late, and it goes no further.
+    "no_timer_check",
     # All of the hot-plugged memory becomes ZONE_MOVABLE.
     "memhp_default_state=online_movable",
     "secretmem.enable=1",
@@ -152,11 +155,32 @@ class Guest:
 
         A guest that does something is not taken for idle because this machine has no time for it.
         """
-        spent = 0
+        return sum(self._spent())
+
+    def ran(self) -> float:
+        """
+        Return for how many seconds the guest has run: those of all its CPUs, added up.
+
+        What is given a guest in this measure it gets, however busy this machine is.
+        """
+        return self._spent()[0]
+
+    def wants_to_run(self) -> bool:
+        """Return whether any of its threads runs, or waits for a CPU, for how long is only known afterwards."""
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
-            running, waiting, _ = (task / "schedstat").read_text().split()
-            spent += int(running) + int(waiting)
-        return spent / 1e9
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if (task / "stat").read_text().rpartition(") ")[2].startswith("R"):
+                    return True
+        return False
+
+    def _spent(self) -> tuple[float, float]:
+        """Return for how long the emulator's threads have run, and for how long they have waited for a CPU."""
+        running = waiting = 0
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                words = (task / "schedstat").read_text().split()
+                running, waiting = running + int(words[0]), waiting + int(words[1])
+        return running / 1e9, waiting / 1e9
 
     def serial(self) -> str:
         """Return what the guest has printed on its console so far."""

@@ -20,10 +20,7 @@ from drgn_thp.target import TargetSpec, open_target
 from drgn_thp.walk import Walk
 from tests.odd.cores import Core
 
-from . import kernels
 from .dumps import PAGE_SIZE, Dump, Holding
-from .initramfs import module_files
-from .matrix import kernel
 
 
 @dataclass(frozen=True)
@@ -64,16 +61,6 @@ def planted(dump: Dump) -> list[Planted]:
     ]
 
 
-def spec_of(dump: Dump, core: Path | None = None) -> TargetSpec:
-    """Return how to open a dump, or another core of the same moment; with symbols of modules where these need them."""
-    entry = kernel(dump.kernel)
-    modules = [path.stem for path in module_files(kernels.fetch(entry), dump.scene.modules)]
-    symbols = kernels.module_symbols(entry, modules) if entry.module_symbols else []
-    return TargetSpec(
-        core=str(core or dump.vmcore), symbols=(str(dump.vmlinux), *map(str, symbols)), default_symbols="main"
-    )
-
-
 @dataclass
 class Machine:
     """One dump, and all folios of it that have references which mm can count."""
@@ -83,12 +70,13 @@ class Machine:
     @staticmethod
     def of(dump: Dump, core: Path | None = None) -> Machine:
         """Open a dump, or another core of the same moment."""
-        return Machine(Context.of(open_target(spec_of(dump, core)).prog))
+        return Machine.open(core or dump.vmcore, *dump.symbols)
 
     @staticmethod
-    def open(core: Path, vmlinux: Path) -> Machine:
+    def open(core: Path, *symbols: Path) -> Machine:
         """Open a dump with the debug information of its kernel."""
-        spec = TargetSpec(core=str(core), symbols=(str(vmlinux),), default_symbols="main")
+        own = "main" if symbols else "none"
+        spec = TargetSpec(core=str(core), symbols=tuple(map(str, symbols)), default_symbols=own)
         return Machine(Context.of(open_target(spec).prog))
 
     @cached_property

@@ -25,7 +25,8 @@ from tests.vm.scenes import Scene
 
 PACKAGES = ("drgn", "_drgn", "_drgn_util", "numpy", "tabulate", "tqdm", "drgn_thp")
 NEIGHBOURS = (".libs",)  # of wheels
-LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "ensurepip", "__pycache__", "tkinter", "lib2to3")
+# What is compiled already stays: compiling takes long under emulation.
+LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "ensurepip", "tkinter", "lib2to3")
 SECONDS = 600.0
 
 # Runs in the guest. As root; as nobody; and as root without the right to read memory.
@@ -88,6 +89,37 @@ class Run:
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """
+    What a guest needs to run a script in Python.
+
+    :ivar devices: For the emulator's command line: the disk
+    :ivar arguments: For the kernel's
+    """
+
+    devices: tuple[str, ...]
+    arguments: tuple[str, ...]
+    memory_mib: int
+
+
+@contextmanager
+def machine(name: str, script: str, modules: tuple[Path, ...] = ()) -> Iterator[Machine]:
+    """
+    Make a disk for a kernel, which is there until the end of the block.
+
+    :param modules: What the script can import besides the package
+    """
+    python = Path(sys.base_prefix) / "bin" / f"python{sysconfig.get_python_version()}"
+    # BTF is not enough for 5.10: it is not in its memory, but in a file that it shows.
+    vmlinux = kernels.fetch(kernel(name)).vmlinux if name == "5.10" else None
+    with tempfile.TemporaryDirectory(prefix="inside.") as scratch:
+        disk = make_disk(Path(scratch), python, vmlinux, script, modules)
+        drive = f"file={disk},format=raw,if=none,id=python,readonly=on"
+        devices = ("-drive", drive, "-device", "virtio-blk-pci,drive=python")
+        yield Machine(devices, (f"inside_python={python}",), 3072 if vmlinux else 1024)
+
+
 @contextmanager
 def inside(name: str, arguments: tuple[str, ...] = ()) -> Iterator[tuple[Guest, dict[str, Run]]]:
     """
@@ -97,19 +129,13 @@ def inside(name: str, arguments: tuple[str, ...] = ()) -> Iterator[tuple[Guest, 
     :raises GuestError: if it does not come that far
     """
     files = kernels.fetch(kernel(name))
-    python = Path(sys.base_prefix) / "bin" / f"python{sysconfig.get_python_version()}"
-    with tempfile.TemporaryDirectory(prefix="inside.") as scratch:
-        # BTF is not enough for 5.10: it is not in its memory, but in a file that it shows.
-        vmlinux = files.vmlinux if name == "5.10" else None
-        disk = make_disk(Path(scratch), python, vmlinux)
-        drive = f"file={disk},format=raw,if=none,id=disk,readonly=on"
-        devices = ("-drive", drive, "-device", "virtio-blk-pci,drive=disk")
-        scene = Scene("inside", modules=("virtio_blk",), memory_mib=3072 if vmlinux else 1024)
+    with machine(name, SCRIPT) as wanted:
+        scene = Scene("inside", modules=("virtio_blk",), memory_mib=wanted.memory_mib)
         image = initramfs.build(files, workload.build(scene.name), scene)
-        arguments = (f"inside_python={python}", *arguments)
+        arguments = (*wanted.arguments, *arguments)
         for last in (False, True):
             with Guest(
-                files.vmlinuz, image, scene.memory_mib, scene.hotplug_mib, arguments=arguments, devices=devices
+                files.vmlinuz, image, scene.memory_mib, scene.hotplug_mib, arguments=arguments, devices=wanted.devices
             ) as guest:
                 try:
                     guest.wait_for("READY", SECONDS)
@@ -129,17 +155,19 @@ def runs(serial: str) -> dict[str, Run]:
     return {name: Run(text.splitlines(), int(status)) for name, text, status in found}
 
 
-def make_disk(scratch: Path, python: Path, vmlinux: Path | None) -> Path:
-    """Make the image of an ext4 file system with all that the script needs, each library where it is here."""
+def make_disk(scratch: Path, python: Path, vmlinux: Path | None, script: str, modules: tuple[Path, ...]) -> Path:
+    """Make the image of an ext4 file system with all that a script needs, each library where it is here."""
     root = scratch / "root"
     for directory in ("proc", "sys", "dev", "packages"):
         (root / directory).mkdir(parents=True)
-    (root / "inside.py").write_text(SCRIPT)
+    (root / "inside.py").write_text(script)
     ignore = shutil.ignore_patterns(*LEFT_OUT, "config-*", "*.a", "*.pyi")
     library = Path(sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}))
     shutil.copytree(library, _under(root, library), ignore=ignore, symlinks=True)
     for package in PACKAGES:
         _copy_package(package, root / "packages")
+    for module in modules:
+        shutil.copy(module, root / "packages")
     _under(root, python).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(python, _under(root, python))
     _copy_libraries(root, [python, *root.rglob("*.so"), *root.rglob("*.so.*")])
@@ -165,7 +193,7 @@ def _copy_package(name: str, target: Path) -> None:
     if origin.name != "__init__.py":
         shutil.copy(origin, target)
         return
-    ignore = shutil.ignore_patterns("tests", "__pycache__", "*.pyi", "*.a", "data")
+    ignore = shutil.ignore_patterns("tests", "*.pyi", "*.a", "data")
     shutil.copytree(origin.parent, target / name, ignore=ignore)
     for neighbour in NEIGHBOURS:
         libraries = origin.parent.parent / f"{name}{neighbour}"

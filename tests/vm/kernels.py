@@ -14,7 +14,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,31 +91,24 @@ def fetch(kernel: Kernel, refresh: bool = False) -> Files:
     raise FetchError(f"kernel {kernel.name}: no version of it could be fetched; tried " + "; ".join(failures))
 
 
-def module_symbols(kernel: Kernel, names: Iterable[str]) -> list[Path]:
+def module_symbols(kernel: Kernel, version: str) -> tuple[Path, ...]:
     """
-    Return debugging symbols of some modules, from the cache as far as it has them.
+    Return the debug information of the modules that need it, from the cache or fetched now.
 
-    :raises FetchError: if they cannot be fetched
+    :raises FetchError: if it cannot be had
     """
-    files = fetch(kernel)
-    directory = cache_dir() / "symbols" / kernel.name / files.version
-    wanted = {f"{name.replace('_', '-')}.ko" for name in names} | {f"{name}.ko" for name in names}
-    available = {path.name for path in files.modules.rglob("*.ko")} & wanted
-    if not all((directory / name).exists() for name in available):
+    if not kernel.module_symbols:
+        return ()
+    directory = cache_dir() / "symbols" / "-".join((kernel.name, version, *kernel.module_symbols))
+    if not directory.exists():
         apt = _Apt(kernel)
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            tree = Path(scratch) / "tree"
-            tree.mkdir()
-            for package in sorted(apt.kernel_packages(kernel.metapackages[1], files.version)):
-                deb = apt.download(package, files.version, Path(scratch))
-                _unpack(deb, tree, [f"*/debug/*/{name}" for name in sorted(available)])
-            for path in tree.rglob("*.ko"):
-                path.replace(directory / path.name)
-    missing = sorted(name for name in available if not (directory / name).exists())
-    if missing:
-        raise FetchError(f"kernel {kernel.name}: no debugging symbols of {', '.join(missing)}")
-    return [directory / name for name in sorted(available)]
+        with new_directory(directory) as scratch:
+            for package in sorted(apt.kernel_packages(kernel.metapackages[1], version)):
+                _unpack(apt.download(package, version, scratch), scratch, [f"*/{m}.ko" for m in kernel.module_symbols])
+            for name in kernel.module_symbols:
+                shutil.move(_the_one(scratch, [f"usr/lib/debug/**/{name}.ko"]), scratch / f"{name}.ko")
+            shutil.rmtree(scratch / "usr")
+    return tuple(directory / f"{name}.ko" for name in kernel.module_symbols)
 
 
 def newest_cached(kernel: Kernel) -> Files | None:
@@ -267,9 +259,10 @@ class _Apt:
         return sorted(versions, key=lambda version: [int(n) for n in re.findall(r"\d+", version)], reverse=True)
 
     def _image_names(self) -> list[str]:
-        series, flavour = re.escape(self._kernel.name), re.escape(self._kernel.flavour)
-        names = self._run("apt-cache", "pkgnames", f"linux-image-{self._kernel.name}").split()
-        return [name for name in names if re.fullmatch(rf"linux-image-{series}[.+][^-]*-{flavour}", name)]
+        series, flavour = self._kernel.name.partition("-")[0], re.escape(self._kernel.flavour)
+        names = self._run("apt-cache", "pkgnames", f"linux-image-{series}").split()
+        pattern = rf"linux-image-{re.escape(series)}[.+][^-]*(-\d+)?-{flavour}"
+        return [name for name in names if re.fullmatch(pattern, name)]
 
     def image_packages(self, version: str) -> set[str]:
         """Return the packages that make up the image of that version, found without a metapackage."""

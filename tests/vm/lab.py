@@ -19,7 +19,7 @@ from .big import VARIANTS, BigDump, big_directory, ensure_big
 from .cache import cache_dir
 from .dumps import UNREAD, Dump, Mark, dump_directory, ensure_dump
 from .kernels import newest_cached
-from .matrix import IMAGE_ONLY, KERNELS, kernel
+from .matrix import IMAGE_ONLY, KERNELS, WITH_DRIVERS, kernel
 from .scenes import ALL_SCENES, LAB
 
 __all__ = ["UNREAD", "BigDump", "Dump", "Mark", "ensure_big", "ensure_dump"]
@@ -43,7 +43,7 @@ def _entries() -> dict[Path, bool]:
     """Return what the cache holds of kernels and dumps, and whether that is current."""
     entries = dict.fromkeys((p.parent for p in cache_dir().glob("dumps/*/vmcore")), False)
     entries.update(dict.fromkeys((p.parent for p in cache_dir().glob("kernels/*/*/meta.json")), False))
-    for entry in (*KERNELS, *IMAGE_ONLY):
+    for entry in (*KERNELS, *IMAGE_ONLY, *WITH_DRIVERS):
         files = newest_cached(entry)
         if files:
             scenes = (dump_directory(files, scene) for scene in ALL_SCENES)

@@ -14,22 +14,21 @@ class Kernel:
     """
     One kernel, named by where to find the newest build of it.
 
-    :ivar name: Upstream series, which is also the name in the cache and on the command line.
+    :ivar name: Upstream series, which is also the name in the cache and on the command line; a word may follow it.
     :ivar suites: Suites of the distribution to look into; the newest version that can really be fetched wins.
     :ivar lacks: Scenarios of the workload that this kernel cannot show. The guest must say the same, or the test fails.
     :ivar flavour: The smallest flavour whose debug package is not of the order of a gigabyte.
+    :ivar module_symbols: Modules of the scene of holders that only their own debug information describes.
     :ivar image_only: Fetch the image of the series without debug information, even of a version that the suite has no
         metapackage for any more.
-    :ivar module_symbols: Fetch debugging symbols of modules, too, for tests that ask for types of theirs: before v5.11,
-        modules have no BTF that would describe them.
     """
 
     name: str
     suites: tuple[str, ...]
     lacks: frozenset[str] = frozenset()
     flavour: str = "cloud-amd64"
+    module_symbols: tuple[str, ...] = ()
     image_only: bool = False
-    module_symbols: bool = False
 
     @property
     def metapackages(self) -> tuple[str, str]:
@@ -52,6 +51,12 @@ NO_POISON = frozenset(
 
 # Of io_uring: buffers cloned from ring to ring since 6.12, rings in memory of the process since 6.5.
 NO_CLONES = frozenset({"uring_cloned", "uring_own_rings"})
+# Reception into memory of the process, for no device.
+NO_RECEPTION = frozenset({"uring_zcrx"})
+# Memory of virtual machines that is no process's, and that a process may map all the same, since 6.18.
+NO_GUEST_MEMFD = frozenset({"guest_memfd"})
+# Huge pages that give struct pages back, since 5.14.
+NO_HVO = frozenset({"hugetlb_lean", "hugetlb_lean_unmapped", "hugetlb_lean_boot"})
 # ext4 with blocks larger than pages, since 6.19.
 NO_MIN_ORDER = frozenset({"ext4_min_order"})
 # Without a copy into a message, until 6.4; without one out of it, since 5.12.
@@ -73,19 +78,34 @@ KERNELS: tuple[Kernel, ...] = (
         | NO_POISON
         | FUSE_COPIES
         | NO_CLONES
+        | NO_RECEPTION
+        | NO_GUEST_MEMFD
         | NO_CMA
+        | NO_HVO
         | NO_MIN_ORDER
         | NO_SOCKMAP
         | NO_TLS
-        | {"secretmem", "udmabuf", "uring_provided"},
-        module_symbols=True,
+        | {"secretmem", "udmabuf", "dma_heap", "uring_provided"},
+        # BTF of modules is newer.
+        module_symbols=(
+            *("vfio", "vfio_iommu_type1", "vmw_vmci", "orangefs", "rds", "fuse", "kvm", "kvm-amd"),
+            *("dm-mod", "md-mod", "raid1"),
+        ),
     ),
     Kernel(
         "6.1",
         ("bookworm", "bookworm-updates", "bookworm-security"),
-        lacks=NO_MTHP | NO_POISON | FUSE_COPIES | NO_CLONES | NO_CMA | NO_MIN_ORDER | {"hugetlb_fixed", "udmabuf"},
+        lacks=NO_MTHP
+        | NO_POISON
+        | FUSE_COPIES
+        | NO_CLONES
+        | NO_RECEPTION
+        | NO_GUEST_MEMFD
+        | NO_CMA
+        | NO_MIN_ORDER
+        | {"hugetlb_fixed", "udmabuf", "dma_heap"},
     ),
-    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_CMA | NO_MIN_ORDER | NO_CORK),
+    Kernel("6.12", ("trixie",), lacks=FUSE_COPIES | NO_RECEPTION | NO_GUEST_MEMFD | NO_CMA | NO_MIN_ORDER | NO_CORK),
     Kernel("7.3", ("trixie-backports",), lacks=FUSE_ITSELF | NO_CORK),
 )
 
@@ -96,10 +116,19 @@ IMAGE_ONLY: tuple[Kernel, ...] = (
     Kernel("6.18", ("trixie-backports",), image_only=True),
 )
 
+# Of the flavour that has drivers for everything: for what the smaller one lacks. Its debug package is too large, but it
+# describes its modules itself.
+WITH_DRIVERS: tuple[Kernel, ...] = (
+    Kernel("6.1-all", ("bookworm", "bookworm-updates", "bookworm-security"), flavour="amd64", image_only=True),
+    Kernel("6.12-all", ("trixie",), flavour="amd64", image_only=True),
+    Kernel("7.3-all", ("trixie-backports",), flavour="amd64", image_only=True),
+)
+
 
 def kernel(name: str) -> Kernel:
     """Return the entry of that name, or say which names there are."""
-    for entry in (*KERNELS, *IMAGE_ONLY):
+    entries = KERNELS + IMAGE_ONLY + WITH_DRIVERS
+    for entry in entries:
         if entry.name == name:
             return entry
-    raise KeyError(f"no kernel {name!r} in the matrix; there are: {', '.join(k.name for k in KERNELS + IMAGE_ONLY)}")
+    raise KeyError(f"no kernel {name!r} in the matrix; there are: {', '.join(k.name for k in entries)}")

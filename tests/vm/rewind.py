@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 
 from .dumps import Dump, start
@@ -56,10 +58,32 @@ class Agent:
         return lines
 
 
+@dataclass
+class Cost:
+    """
+    What guests that were rewound have cost, in this process.
+
+    :ivar seconds: From start to end of each, added up
+    :ivar ran: That their CPUs ran, added up: the same however busy this machine is
+    """
+
+    guests: int = 0
+    seconds: float = 0.0
+    ran: float = 0.0
+
+    def since(self, before: Cost) -> Cost:
+        """Return what has been added since."""
+        return Cost(self.guests - before.guests, self.seconds - before.seconds, self.ran - before.ran)
+
+
+COST = Cost()
+
+
 class Rewound(Agent):
     """A guest that has gone on from the moment of a dump."""
 
     def __init__(self, dump: Dump) -> None:
+        self._since = time.monotonic()
         guest = start(dump, dump.state)
         try:
             guest.resume()
@@ -75,4 +99,8 @@ class Rewound(Agent):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+        COST.guests += 1
+        with suppress(FileNotFoundError):  # the emulator has ended by itself
+            COST.ran += self.guest.ran()
         self.guest.__exit__(kind, error, traceback)
+        COST.seconds += time.monotonic() - self._since

@@ -49,13 +49,14 @@ HUGE = Scene("huge")
 
 FILES = Scene(
     "files",
-    modules=("fuse", "romfs", "nls_cp437", "nls_ascii", "vfat", "lzo_rle", "zram", "virtio_balloon", "btrfs"),
+    modules=("fuse", "romfs", "nls_cp437", "nls_ascii", "vfat", "lzo_rle", "zram", "virtio_balloon", "btrfs", "xfs"),
     devices=("-device", "virtio-balloon-pci,id=balloon"),
     files={
         "romfs.img": images.romfs,
         "vfat.img": images.vfat,
         "ext4-16k.img": images.ext4_16k,
         "btrfs.img": images.btrfs,
+        "xfs.img": images.xfs,
     },
     # What the guest is to be left with: 4 MiB less than its boot memory.
     before_ready=(("balloon", {"value": 444 << 20}),),
@@ -85,19 +86,39 @@ GIGANTIC = Scene(
     arguments=("memhp_default_state=online_kernel", "nokaslr", "hugetlb_cma=0:1G"),
 )
 
+# Huge pages give their struct pages back, but for one page of them, and want memory for them when they are taken apart.
+HVO = Scene("hvo", arguments=("hugetlb_free_vmemmap=on",))
+
 # The kernel is not asked about these: what is tested is who holds what.
 HOLDERS = Scene(
     "holders",
-    modules=("nbd", "fuse", "dm_mod", "raid1", "tls", "gcm", "ctr", "ghash_generic"),
+    modules=(
+        *("nbd", "vfio_iommu_type1", "vfio_pci", "vmw_vmci", "orangefs", "rds_tcp", "fuse", "kvm_amd", "vhost_vdpa"),
+        *("dm_mod", "raid1", "tls", "gcm", "ctr", "ghash_generic"),
+    ),
+    # The kernel is not to wait for its timer to tell whether it works: on a busy machine it may seem not to.
+    arguments=("intel_iommu=on", "no_timer_check"),
+    # Devices that may be given away: for each, an IOMMU has page tables of what it may reach.
+    # It does not deal with interrupts.
+    devices=("-machine", "q35", "-device", "intel-iommu,intremap=off", *("-device", "pci-testdev") * 2),
     files={"journal.img": images.ext4_journal},
     memory_mib=512,
 )
+# The same of what the smaller kernels have no drivers for.
+DRIVERS = Scene(
+    "drivers",
+    modules=("crc32_generic", "rdma_rxe", "ib_uverbs", "vgem"),
+    arguments=("no_timer_check",),
+    memory_mib=512,
+)
+KINDS_OF_DRIVERS = ("rdma", "drm")
+"""What finds holders that only this one shows."""
 # Tasks that migrate, and wait for ever: while they do, no batch keeps anything, and one of the above has a batch.
 ISOLATED = Scene("isolated", modules=("nbd",), memory_mib=512)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
-SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC)
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC, HVO)
 """Those that the truth run asks the kernel about."""
 
-ALL_SCENES = (*SCENES, HOLDERS, ISOLATED, CROWD)
+ALL_SCENES = (*SCENES, HOLDERS, DRIVERS, ISOLATED, CROWD)

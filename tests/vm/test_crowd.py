@@ -20,8 +20,9 @@ pytestmark = pytest.mark.vm
 
 # As in workload/crowd/scenarios_crowd.c.
 PROCESSES, PIPES, SOCKETS, SHARED = 300, 50, 10, 16
-# Of processor time, for holders and mappers together.
+# Of processor time, for holders and mappers together; and for all files alone.
 SECONDS = 5.0
+FILES_SECONDS = 1.0
 MEMORY_MIB = 64
 
 
@@ -40,5 +41,6 @@ def test_crowd(entry: Kernel) -> None:
     assert found["unexplained"] == (0 if "socket" in registry().walkers else PROCESSES * SOCKETS)
     assert found["mappings"] >= PROCESSES * (PIPES + SOCKETS + SHARED)
     assert found["most_mappings"] == PROCESSES + 1
+    assert found["files_seconds"] <= FILES_SECONDS
     assert found["holders_seconds"] + found["mappers_seconds"] <= SECONDS
     assert found["memory_mib"] <= MEMORY_MIB

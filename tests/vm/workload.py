@@ -15,9 +15,12 @@ SOURCES = Path(__file__).parent / "workload"
 # Static: the guest has no library, and no file system but the initramfs.
 # What programs use of another one's folder.
 _PINS = ("pins/common.c", "pins/disk.c", "pins/held.c", "pins/pins.h")
+_HOLDERS = ("holders/main.c", "holders/holdings.c", "holders/holders.h")
 BORROWED = {
+    "churn": ("inside/python.c", "inside/python.h"),
     "holders": _PINS,
-    "isolated": (*_PINS, "holders/main.c", "holders/holdings.c", "holders/waiting.c", "holders/holders.h"),
+    "drivers": (*_HOLDERS, "pins/common.c", "pins/held.c", "pins/pins.h"),
+    "isolated": (*_PINS, *_HOLDERS, "holders/waiting.c"),
 }
 COMPILER = ("gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror")
 
@@ -40,8 +43,8 @@ def sources(program: str) -> list[Path]:
     """
     own = [p for p in (SOURCES / program).iterdir() if p.suffix in {".c", ".h"}]
     shared = [p for p in SOURCES.iterdir() if p.suffix in {".c", ".h"}]
-    borrowed = [SOURCES / name for name in BORROWED.get(program, ())]
-    return sorted(own) + borrowed + sorted(p for p in shared if p.name not in {o.name for o in own + borrowed})
+    own = sorted(own) + [SOURCES / name for name in BORROWED.get(program, ())]
+    return own + sorted(p for p in shared if p.name not in {o.name for o in own})
 
 
 def build(program: str) -> Path:

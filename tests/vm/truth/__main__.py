@@ -36,7 +36,14 @@ def one(task: tuple[str, str]) -> Result:
     start = time.monotonic()
     result = ask(ensure_dump(kernel(name), scene=next(s for s in SCENES if s.name == scene)))
     counts = Counter(row.outcome.value for row in result.rows)
-    print(f"{name} {scene}: {time.monotonic() - start:.0f} s, {dict(counts)}", file=sys.stderr, flush=True)
+    costs = ", ".join(
+        f"{path} {cost.guests} {cost.seconds:.0f} s ({cost.ran:.0f})" for path, cost in result.costs.items()
+    )
+    print(
+        f"{name} {scene}: {time.monotonic() - start:.0f} s, {dict(counts)}; guests, and how long they ran: {costs}",
+        file=sys.stderr,
+        flush=True,
+    )
     return result
 
 

@@ -33,10 +33,9 @@ soft_offline_page (`soft-offline`: what is said of `split` for a large folio, th
 
 Each question was asked once.
 
-Not asked: about pages of btrfs and xfs, about pins by vfio and RDMA, and about huge pages whose struct pages were given
-back (`hugetlb_free_vmemmap=on`). Of these it is known that 6.1 and 6.12 cannot take them apart on a node with movable
-memory only (they want memory of that very node for the struct pages), which drgn_thp does not say; 7.3 can. Of the
-kernels here only 7.3 has CMA: of `contig`, its area of 1 GiB for hugetlb is asked for as well.
+Not asked: about pins by vfio and RDMA, and about files of other filesystems than ext4, btrfs, xfs, vfat, FUSE, romfs,
+tmpfs, ramfs and hugetlbfs. Of the kernels here only 7.3 has CMA: of `contig`, its area of 1 GiB for hugetlb is asked
+for as well. 5.10 has no huge pages without their struct pages (`hugetlb_free_vmemmap=on`, the scene `hvo`).
 """
 
 LETTERS = {
@@ -50,6 +49,8 @@ LETTERS = {
     Answer.BLOCKED: "B",
     Answer.NOT_REACHED: "-",
 }
+# Of the random load: by reason and by holder.
+NOT_SHOWN = ("reasons", "holders")
 SHOWN = ("mbind", "mbind-move-all", "contig", "offline", "split")
 
 
@@ -74,6 +75,8 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
     return {
         "kernels": kernels,
         "seconds": round(seconds),
+        "guests": sum(cost.guests for result in results for cost in result.costs.values()),
+        "guest_seconds": round(sum(cost.ran for result in results for cost in result.costs.values())),
         "missing": _missing(results),
         "paths": {path: {kernel: dict(counts) for kernel, counts in each.items()} for path, each in paths.items()},
         "reasons": {name: {kernel: dict(counts) for kernel, counts in each.items()} for name, each in reasons.items()},
@@ -81,7 +84,7 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
             "agree": sum(block.agrees for result in results for block in result.blocks),
             "disagree": sum(not block.agrees for result in results for block in result.blocks),
         },
-        "load": [{name: value for name, value in one.items() if name != "reasons"} for one in load],
+        "load": [{name: value for name, value in one.items() if name not in NOT_SHOWN} for one in load],
     }
 
 
@@ -98,9 +101,10 @@ def page(results: list[Result], load: list[dict[str, Any]], totals: dict[str, An
     """Yield docs/accuracy.md, line by line."""
     yield from INTRODUCTION.splitlines()
     yield ""
-    yield f"The run took {totals['seconds'] // 60} min {totals['seconds'] % 60} s. Kernels: " + ", ".join(
-        f"{name} ({release})" for name, release in totals["kernels"].items()
-    )
+    yield f"The run took {totals['seconds'] // 60} min {totals['seconds'] % 60} s: {totals['guests']} guests went on"
+    yield f"from a dump, and ran for {totals['guest_seconds']} s, all CPUs added up."
+    yield ""
+    yield "Kernels: " + ", ".join(f"{name} ({release})" for name, release in totals["kernels"].items()) + "."
     yield ""
     yield from _paths(totals)
     yield from _disagreements(results)
@@ -207,19 +211,21 @@ def _load(load: list[dict[str, Any]]) -> Iterator[str]:
     yield "Every folio of the hot-plugged memory of a guest under random load, at random instants of one boot: what"
     yield "was said of `offline`, and what became of it. Written by `python -m tests.vm.truth.load`."
     yield ""
-    yield "Processes are stopped, but what the kernel does for them at that instant goes on to its end: what did not"
-    yield "come true is looked at once more, after as long as the kernel was given to offline it. *Let go between two"
-    yield "looks*: the verdict was then another one, and came true."
+    yield "Processes are stopped, but what the kernel does for them at that instant goes on to its end. Of some of that"
+    yield "drgn_thp says that it ends by itself, by a check (a lock, I/O) or by who holds a folio (`--holders`): it is"
+    yield "*said to stay for a while*. What else did not come true is looked at once more, after as long as the kernel"
+    yield "was given to offline it. *Let go between two looks*: the verdict was then another one, and came true."
     yield ""
-    names = [name for name in load[0] if name != "reasons"]
+    names = [name for name in load[0] if name not in NOT_SHOWN]
     yield from _table(names, ([one[name] for name in names] for one in load))
-    if any(one["wrong"] for one in load):
-        yield ""
-        yield "Those of 5.10 that are wrong are not explained to the end: pinned pages that, where their block was"
-        yield "offlined, had been let go, and in further looks at the same instant were pinned still. In the one dump"
-        yield "of such an instant that was kept, a kworker stood in `io_ring_exit_work()`, which waits for a task"
-        yield "that was stopped. Seven runs of 5.10 had 0, 0, 1, 5, 5, 5 and 6 such folios, of more than 200,000"
-        yield "each."
+    yield "What these by who holds them were held by, and what became of them:"
+    yield ""
+    holders = [(one["kernel"], kind, fates) for one in load for kind, fates in one.get("holders", {}).items()]
+    fates = sorted({fate for *_, counts in holders for fate in counts})
+    yield from _table(
+        ["kernel", "held by", *fates],
+        ([kernel, kind, *(counts.get(fate, 0) for fate in fates)] for kernel, kind, counts in holders),
+    )
 
 
 def _scenarios(results: list[Result]) -> Iterator[str]:

@@ -8,9 +8,16 @@ kernel is made to offline that memory.
 Writes docs/load.json, from which `python -m tests.vm.truth` makes a table of docs/accuracy.md.
 
 Processes are stopped before the instant, so that what they hold they still hold when the kernel is asked. What the
-kernel was doing for them at that instant goes on to its end: a folio of which the verdict did not come true is judged
-once more from a second dump, a moment after the first. If that verdict is another one, and came true, the folio was in
-the hands of something that has ended by itself.
+kernel was doing for them at that instant goes on to its end. Of what is found by who holds a folio (--holders), and of
+some checks, drgn_thp says that it ends by itself. A folio of which something else was said that did not come true is
+judged once more from a second dump, a moment after the first. If that verdict is another one, and came true, the folio
+was in the hands of something that has ended by itself all the same.
+
+Processes stop themselves when they get a signal. They are not frozen by their cgroup: 5.10 wakes a frozen process for
+what the kernel asks of it (task_work), and does not let it do that (fixed by 943ad0b62e3c ("kernel: rerun task_work
+while freezing in get_signal()"), in v6.11). It depends on the moment, then, whether a ring of io_uring that was closed
+just before keeps its buffers: in one of several guests that go on from the same instant it did, and in another it did
+not. Nor are they stopped by SIGSTOP, which is the same in every kernel.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -53,13 +60,16 @@ SCENE = Scene("load", hotplug_mib=256)
 MOVABLE = "MOVABLE"
 KSM_RUN = "/sys/kernel/mm/ksm/run"
 RUN_SECONDS = (0.2, 0.8)
-FREEZE_SECONDS = 0.003
+STOP_SECONDS = 0.003
 """The longest pause between the stop of the processes and that of the machine."""
 WARM_UP_SECONDS = 3.0
-OFFLINE_SECONDS = 5.0
+# In seconds that the guest runs, of all its CPUs.
+OFFLINE_SECONDS = 8.0
 """Longer than offlining takes in a guest of this size, if it ends."""
-REST_SECONDS = 0.3
-"""For how long nothing must have changed any more, if what was refused is all that is left."""
+REST_SECONDS = 0.6
+"""For how long nothing must have changed any more, if what was refused for good is all that is left."""
+KILL_SECONDS = 10
+"""Within which what is killed ends, unless it sleeps for good."""
 SETTLE_SECONDS = 0.6
 """At least, between the two looks: an end of I/O may take as long as offlining was given to come across it."""
 # Nothing is waited for without end in these guests: what is locked or written out becomes free.
@@ -101,6 +111,8 @@ class Instant:
     """Folios that were said to stay, and stayed, by reason."""
     passing: dict[str, dict[str, int]] = field(default_factory=dict)
     """Folios that were said to stay for a while, by reason: how many of them went, and stayed."""
+    held: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of these, those that no check says that of, but who holds them: by kinds of holders."""
     ended: list[dict[str, Any]] = field(default_factory=list)
     """Folios of which the verdict became another one a moment later, and that one came true."""
     wrong: list[dict[str, Any]] = field(default_factory=list)
@@ -109,6 +121,8 @@ class Instant:
     asked_seconds: float = 0.0
     """The longest time that the kernel was given to offline a block."""
     types: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """What kept from finding all holders."""
     seconds: float = 0.0
 
 
@@ -140,11 +154,12 @@ class LoadResult:
     @property
     def passing(self) -> dict[str, Counter[str]]:
         """Folios that were said to stay for a while, by reason: how many of them went, and stayed."""
-        total: dict[str, Counter[str]] = {}
-        for instant in self.instants:
-            for reason, counts in instant.passing.items():
-                total.setdefault(reason, Counter()).update(counts)
-        return total
+        return _sum(instant.passing for instant in self.instants)
+
+    @property
+    def held(self) -> dict[str, Counter[str]]:
+        """Of these, those that no check says that of, but who holds them: by kinds of holders."""
+        return _sum(instant.held for instant in self.instants)
 
     @property
     def ended(self) -> Counter[str]:
@@ -174,6 +189,7 @@ class LoadResult:
             f"  said to go, and went: {self.passed}",
             f"  said to stay, and stayed: {self.refused.total()} {dict(self.refused)}",
             f"  said to stay for a while: { {reason: dict(counts) for reason, counts in self.passing.items()} }",
+            f"    of these by who holds them: { {kind: dict(counts) for kind, counts in self.held.items()} }",
             f"  ended by itself between two looks: {dict(self.ended)}",
             f"  wrong: {len(self.wrong)}",
             f"  blocks: {dict(self.blocks)}, wrong: {self.wrong_blocks}",
@@ -201,6 +217,7 @@ class LoadResult:
             "said to go, went": self.passed,
             "said to stay, stayed": self.refused.total(),
             "said to stay for a while": passing.total(),
+            "of these by who holds them": sum(self.held.values(), Counter()).total(),
             "of these stayed": passing.total() - passing["went"],
             "let go between two looks": self.ended.total(),
             "wrong": len(self.wrong),
@@ -208,12 +225,21 @@ class LoadResult:
             "wrong blocks": len(self.wrong_blocks),
             "seconds": round(self.seconds),
             "reasons": self.reasons(),
+            "holders": {kind: dict(sorted(counts.items())) for kind, counts in sorted(self.held.items())},
         }
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, and the sums."""
-        names = ("folios", "passed", "refused", "passing", "ended", "wrong", "blocks")
+        names = ("folios", "passed", "refused", "passing", "held", "ended", "wrong", "blocks")
         return {**asdict(self), "total": {name: getattr(self, name) for name in names}}
+
+
+def _sum(parts: Iterable[dict[str, dict[str, int]]]) -> dict[str, Counter[str]]:
+    total: dict[str, Counter[str]] = {}
+    for part in parts:
+        for name, counts in part.items():
+            total.setdefault(name, Counter()).update(counts)
+    return total
 
 
 class Look:
@@ -223,12 +249,29 @@ class Look:
         spec = TargetSpec(core=str(dump.vmcore), symbols=(str(dump.vmlinux),), default_symbols="main")
         self.context = Context.of(open_target(spec).prog)
         self.path = find_path("offline").of(self.context.kernel)
-        report = list(Report(self.context, Question([self.path], listed=lambda reason: False)).records())
-        self.blocks = {r["block"]: r for r in report if r["kind"] == "block" and r["zones"] == [MOVABLE]}
+        blocks = self._ask(Question([self.path], listed=lambda reason: False))
+        wanted = {r["block"] for r in blocks if r["kind"] == "block" and r["zones"] == [MOVABLE]}
+        # As ``report --holders`` has it.
+        report = self._ask(Question([self.path], blocks=lambda block: block.id in wanted, holders=True))
+        self.blocks = {r["block"]: r for r in report if r["kind"] == "block"}
+        self.problems = report[-1]["incomplete"]
         self.folios = self._all_folios()
         self.verdicts: Verdicts = self.path.judge(self.folios)
-        self.durations = numpy.array([*(gate.duration.value for gate in self.path.gates), ""])[self.verdicts.primary]
         self.reasons = numpy.array([*(gate.reason.name for gate in self.path.gates), "ok"])[self.verdicts.primary]
+        by_check = [*(gate.duration.value for gate in self.path.gates), ""]
+        self.durations = [by_check[index] for index in self.verdicts.primary.tolist()]
+        self.holders: dict[int, str] = {}
+        """Of folios that are let go by themselves, which no check says: kinds of holders, by row."""
+        said = {r["pfn"]: r for r in report if r["kind"] == "folio"}
+        for row in (self.verdicts.primary >= 0).nonzero()[0].tolist():
+            record = said[int(self.folios.pfn[row])]
+            if record["duration"] != self.durations[row]:
+                self.durations[row] = record["duration"]
+                kinds = {holder["kind"] for holder in record["holders"] if holder["refs"]}
+                self.holders[row] = " and ".join(sorted(kinds))
+
+    def _ask(self, question: Question) -> list[dict[str, Any]]:
+        return list(Report(self.context, question).records())
 
     def _all_folios(self) -> Folios:
         memmap = self.context.memmap
@@ -243,6 +286,7 @@ class Look:
         """Return which folios are refused by any check that does not end by itself."""
         bits = sum(1 << i for i, gate in enumerate(self.path.gates) if gate.duration.value not in PASSING)
         result: Mask = (self.verdicts.mask & numpy.uint64(bits)) != 0
+        result[list(self.holders)] = False
         return result
 
     def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -263,11 +307,11 @@ class Look:
     def verdict_at(self, pfn: int) -> tuple[str, str, tuple[Any, ...]]:
         """Return reason and duration of the folio that a page frame belongs to, and what it looks like."""
         f = self.context.folios(self.context.memmap.read_folio(pfn))
-        index = int(self.path.judge(f).primary[0])
         looks = (int(f.pfn[0]), int(f.order[0]), int(f.refcount[0]), int(f.mapping[0]), bool(f.lru[0]))
-        if index < 0:
-            return "ok", "", looks
-        return self.path.gates[index].reason.name, self.path.gates[index].duration.value, looks
+        row = int(numpy.searchsorted(self.folios.pfn, f.pfn[0]))
+        if row < len(self.folios) and self.folios.pfn[row] == f.pfn[0]:
+            return str(self.reasons[row]), self.durations[row], looks
+        return "ok", "", looks  # free by now
 
 
 def _dump(name: str, directory: Path) -> Dump:
@@ -302,7 +346,7 @@ def run(name: str, instants: int = INSTANTS, seed: int = 1) -> LoadResult:
                 result.instants.append(instant)
                 print(f"{name}: instant {number}: {_in_short(instant)}", file=sys.stderr, flush=True)
                 guest.qmp("cont")
-                agent.ask("thaw")
+                agent.ask("go")
                 _set_ksm(agent, 1)
             agent.close()
     result.seconds = time.monotonic() - began
@@ -333,8 +377,8 @@ def _stop(agent: Agent, base: Dump, chance: random.Random) -> Dump:
     time.sleep(chance.uniform(*RUN_SECONDS))
     # ksmd would go on merging pages while the kernel is asked about them.
     _set_ksm(agent, 0)
-    agent.ask("freeze")
-    time.sleep(chance.uniform(0, FREEZE_SECONDS))
+    agent.ask("stop")
+    time.sleep(chance.uniform(0, STOP_SECONDS))
     agent.guest.dump(base.vmcore)
     base.state.unlink(missing_ok=True)
     agent.guest.save(base.state)
@@ -344,13 +388,12 @@ def _stop(agent: Agent, base: Dump, chance: random.Random) -> Dump:
 def _judge(number: int, dump: Dump) -> Instant:
     look = Look(dump)
     f = look.folios
-    instant = Instant(number, folios=len(f), pages=int((1 << f.order).sum()), types=look.types())
-    stayed = numpy.zeros(len(f), dtype=bool)
+    instant = Instant(number, len(f), int((1 << f.order).sum()), types=look.types(), problems=look.problems)
+    stayed, lasting = numpy.zeros(len(f), dtype=bool), look.refused_for_good()
     for block, record in look.blocks.items():
         inside = (f.pfn >= record["start_pfn"]) & (f.pfn < record["end_pfn"])
-        expected = inside & (look.verdicts.primary >= 0)
         began = time.monotonic()
-        became, still = _offline(dump, block, range(record["start_pfn"], record["end_pfn"]), f, inside, expected)
+        became, still = _offline(dump, block, range(record["start_pfn"], record["end_pfn"]), f, inside, lasting)
         instant.asked_seconds = max(instant.asked_seconds, time.monotonic() - began)
         stayed |= still
         said = record["paths"]["offline"]["verdict"]
@@ -363,26 +406,27 @@ def _offline(dump: Dump, block: int, frames: range, f: Folios, inside: Mask, exp
     """
     Make the kernel offline a block.
 
+    :param expected: Which folios are expected to stay
     :return: What became of it, and which of the folios that were inside are still there
     """
     rows = inside.nonzero()[0]
     with Rewound(dump) as guest:
-        guest.ask("freeze")
-        deadline = time.monotonic() + OFFLINE_SECONDS
+        deadline = guest.guest.ran() + OFFLINE_SECONDS
         [[_, word]] = guest.ask(f"write 0 /sys/devices/system/memory/memory{block}/state offline")
-        stayed, since = inside, time.monotonic()
+        stayed, since = inside, guest.guest.ran()
         while True:
             before, stayed = stayed, _still_used(guest, frames, f, rows)
             if word != "running":
                 return "yes" if word == "0" else f"errno {word}", stayed
-            now = time.monotonic()
-            if (stayed != before).any() or (stayed & ~expected).any():
-                since = now  # it is not through yet
+            now = guest.guest.ran()
+            # Whatever is not expected to stay is still to go; and if nothing is left, so is the end of it.
+            if (stayed != before).any() or (stayed & ~expected).any() or not stayed.any():
+                since = now
             if now > deadline or now - since > REST_SECONDS:
                 break
             time.sleep(0.03)
             [[_, word]] = guest.ask("wait 0")
-        [[_, word]] = guest.ask("kill")
+        [[_, word]] = guest.ask(f"kill {KILL_SECONDS}")
     return {"blocked": "blocks"}.get(word, word), stayed
 
 
@@ -409,6 +453,9 @@ def _compare(look: Look, stayed: Mask, dump: Dump, instant: Instant) -> None:
         counts = instant.passing.setdefault(str(look.reasons[row]), {})
         fate = "went" if not stayed[row] else "stayed for another reason" if lasting[row] else "stayed"
         counts[fate] = counts.get(fate, 0) + 1
+        if row in look.holders:
+            counts = instant.held.setdefault(look.holders[row], {})
+            counts[fate] = counts.get(fate, 0) + 1
     # Of those that stay for a while only, those that did stay have come to be held for longer, or something is wrong.
     wrong = numpy.where(passing, stayed & ~lasting, refused != stayed).nonzero()[0].tolist()
     if not wrong and all(block.right for block in instant.blocks):
@@ -439,7 +486,6 @@ def _second_look(dump: Dump, asked_seconds: float) -> Look:
     with tempfile.TemporaryDirectory(prefix="load.") as scratch:
         again = replace(dump, directory=Path(scratch))
         with Rewound(dump) as guest:
-            guest.ask("freeze")
             time.sleep(max(SETTLE_SECONDS, asked_seconds))
             guest.guest.dump(again.vmcore)
         return Look(again)

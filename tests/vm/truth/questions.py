@@ -16,17 +16,20 @@ from tests.vm.dumps import Dump, Mark
 from tests.vm.rewind import Rewound
 
 from .answers import Answer, Told
+from .patience import Patience
 from .said import Folio
 
 Answers = dict[int, Told]
 
 MOVE, MOVE_ALL = 2, 4
-# Seconds after which a call is taken not to return: many times what any takes that does. Offlining is asked for as long
-# as it still gets on, which a busy machine may hide for a while.
-CALL_SECONDS, OFFLINE_SECONDS, OFFLINE_LOOKS = 4, 2, 3
-SETTLE_SECONDS, STUCK_SECONDS = 20, 3
-# Of one CPU. A driver at work takes one of them all, or would like to.
-REST_SECONDS, AT_REST = 0.5, 0.3
+# Seconds after which a call is taken not to return: many times what any takes that does.
+CALL_SECONDS = 4
+# How long a guest may run, and may rest, without anything to show for it: see Patience.
+OFFLINE_RUNS, OFFLINE_RESTS = 2.0, 1.2
+DRIVER_RUNS, DRIVER_RESTS = 10.0, 0.8
+STUCK_RUNS, STUCK_RESTS = 6.0, 2.0
+CMA_SECONDS = 20
+LOOK_SECONDS = 0.2
 PAGES_PER_BLOCK = 0x8000
 # Twice of which there is room for all that the workload has.
 FRAGMENTED_MIB = 128
@@ -102,14 +105,14 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
         if alive is not None:
             _keep(guest, alive)
         path = f"/sys/devices/system/memory/memory{block}/state"
-        [[_, word]] = guest.ask(f"write {OFFLINE_SECONDS} {path} offline")
-        if word == "running":
-            used, idle = _used(guest, frames), 0
-            while word == "running" and idle < OFFLINE_LOOKS:
-                [[_, word]] = guest.ask(f"wait {OFFLINE_SECONDS}")
-                now = _used(guest, frames)
-                idle = idle + 1 if len(now) >= len(used) else 0
-                used = now
+        [[_, word]] = guest.ask(f"write 1 {path} offline")
+        patience = Patience(guest.guest, OFFLINE_RUNS, OFFLINE_RESTS)
+        fewest = len(frames) + 1
+        while word == "running":
+            fewest = min(fewest, len(_used(guest, frames)))
+            if patience.over(fewest):
+                break
+            [[_, word]] = guest.ask("wait 1")
         if word == "running":
             used = _used(guest, frames)
             [[_, word]] = guest.ask("kill")
@@ -135,7 +138,7 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
 def _given_up(folio: Folio, error: str) -> Told:
     """Return what a folio was told when offlining gave up: some are looked for before it begins, others at its end."""
     check = folio.said["offline"]["check"] or ""
-    if error == "-EBUSY" and check.startswith(("has_unmovable_pages", "dissolve_free_hugetlb_folios")):
+    if check.startswith(("has_unmovable_pages", "dissolve_free_hugetlb_folios")) and check.endswith(error):
         return Told(Answer.REFUSED, error)
     return Told(Answer.NOT_REACHED, error)
 
@@ -163,10 +166,18 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
         _add_spare_memory(guest)
         qmp("qom-set", path=DEVICE, property="requested-size", value=0)
         size = _settled(guest)
-        used = _used(guest, frames)
+        used, moved = _used(guest, frames), _mapped_elsewhere(guest, inside)
         stuck = bool(used) and _stuck(guest, size, len(frames) << 12)
     left = Answer.BLOCKED if stuck else Answer.REFUSED
-    return size, {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else left) for folio in inside}
+    moved |= {folio.pfn for folio in inside if used.isdisjoint(folio.frames)}
+    return size, {folio.pfn: Told(Answer.MOVED if folio.pfn in moved else left) for folio in inside}
+
+
+def _mapped_elsewhere(guest: Rewound, folios: Iterable[Folio]) -> set[int]:
+    """Return which folios were moved, as a process that maps them sees: their frames may be another one's by now."""
+    now = {int(slot): int(pfn, 0) for _, slot, pfn, *_ in guest.ask("pages")}
+    asked = ((folio, mark) for folio in folios if (mark := _asked(folio)))
+    return {folio.pfn for folio, mark in asked if now[mark.slot] and now[mark.slot] not in folio.frames}
 
 
 def _keep(guest: Rewound, alive: Iterable[str]) -> None:
@@ -202,20 +213,13 @@ def _add_spare_memory(guest: Rewound) -> None:
 
 def _settled(guest: Rewound) -> int:
     """Wait until the driver has given up, and return how much is still plugged."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    idle, size, effort = 0, -1, guest.guest.effort()
     # Its next try would be after 50 s. Where it is stuck at full speed, it never rests.
-    while idle < 2 and time.monotonic() < deadline:
-        time.sleep(REST_SECONDS)
-        before, effort = effort, guest.guest.effort()
-        now = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
-        if now == 0:
-            return 0
-        if now != size:
-            deadline = time.monotonic() + SETTLE_SECONDS
-        idle = idle + 1 if now == size and effort - before < AT_REST * REST_SECONDS else 0
-        size = now
-    return size
+    patience = Patience(guest.guest, DRIVER_RUNS, DRIVER_RESTS)
+    while True:
+        time.sleep(LOOK_SECONDS)
+        size = int(guest.guest.qmp("qom-get", path=DEVICE, property="size"))
+        if size == 0 or patience.over(size):
+            return size
 
 
 def _stuck(guest: Rewound, size: int, most: int) -> bool:
@@ -227,14 +231,11 @@ def _stuck(guest: Rewound, size: int, most: int) -> bool:
     if more > most:
         return False  # it gave nothing back, and cannot be offered more
     qmp("qom-set", path=DEVICE, property="requested-size", value=more)
-    deadline = time.monotonic() + SETTLE_SECONDS
-    idle, effort = 0, guest.guest.effort()
-    while idle < STUCK_SECONDS / REST_SECONDS and time.monotonic() < deadline:
-        time.sleep(REST_SECONDS)
+    patience = Patience(guest.guest, STUCK_RUNS, STUCK_RESTS)
+    while not patience.over(size):
+        time.sleep(LOOK_SECONDS)
         if int(qmp("qom-get", path=DEVICE, property="size")) != size:
             return False
-        before, effort = effort, guest.guest.effort()
-        idle = idle + 1 if effort - before < AT_REST * REST_SECONDS else 0
     return True
 
 
@@ -247,7 +248,7 @@ def cma(dump: Dump, folios: list[Folio], area: range, alive: Iterable[str]) -> A
     inside = [folio for folio in folios if folio.pfn in area]
     with Rewound(dump) as guest:
         _keep(guest, alive)
-        [[_, word]] = guest.ask(f"write {SETTLE_SECONDS} {GIGANTIC_POOL} 1")
+        [[_, word]] = guest.ask(f"write {CMA_SECONDS} {GIGANTIC_POOL} 1")
         if word != "0":
             raise AssertionError(f"{GIGANTIC_POOL}: {word}")
         # Looked at while the page is there: what is given back is somebody's again at once.

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from tests.vm.dumps import Dump
+from tests.vm.dumps import PAGE_SIZE, Dump
+from tests.vm.rewind import COST, Cost
 
 from . import questions, said
 from .answers import VACATED, Answer
@@ -15,8 +16,6 @@ from .judge import Row, row
 from .questions import Answers
 from .said import Folio, Record, Said
 
-# What virtio-mem asks for at a time, at the most (5.10: MAX_ORDER - 1).
-SUB_BLOCK_PAGES = 1024
 GIGANTIC_PAGES = 1 << 18
 
 
@@ -49,6 +48,8 @@ class Result:
     blocks: list[BlockRow] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Questions that this kernel cannot be asked."""
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """Of the guests, by path."""
 
 
 def ask(dump: Dump) -> Result:
@@ -56,9 +57,15 @@ def ask(dump: Dump) -> Result:
     heard = said.read(dump)
     result = Result(dump.kernel, dump.release, dump.scene.name)
 
+    before = replace(COST)
+
     def add(path: str, answers: Answers) -> None:
+        nonlocal before
         by_pfn = {folio.pfn: folio for folio in heard.folios}
         result.rows += [row(by_pfn[pfn], path, told) for pfn, told in sorted(answers.items())]
+        spent, before = COST.since(before), replace(COST)
+        so_far = result.costs.get(path, Cost())
+        result.costs[path] = Cost(so_far.guests + spent.guests, so_far.seconds + spent.seconds, so_far.ran + spent.ran)
 
     add("mbind", questions.move(dump, heard.folios, questions.MOVE))
     add("mbind-move-all", questions.move(dump, heard.folios, questions.MOVE_ALL))
@@ -108,60 +115,82 @@ def _refused(folio: Folio, path: str) -> bool:
     return bool(said["verdict"] == "refused" and said["duration"] != "transient")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Company:
-    """Scenarios that are asked about at the same time, as none is in the way of another."""
+    """
+    Scenarios that are asked about at the same time, as none is in the way of another.
 
-    scenarios: frozenset[str]
-    refused: bool
+    :ivar places: Where they have folios
+    :ivar kept: Where they have folios that are refused
+    :ivar blocks: Whether the kernel never comes back from one of them
+    """
+
+    scenarios: set[str] = field(default_factory=set)
+    places: set[int] = field(default_factory=set)
+    kept: set[int] = field(default_factory=set)
+    blocks: bool = False
+
+    def takes(self, other: _Company) -> bool:
+        """Return whether the kernel comes to all folios of both, and that of each for itself."""
+        return self.blocks == other.blocks and self.kept.isdisjoint(other.places) and other.kept.isdisjoint(self.places)
+
+    def add(self, other: _Company) -> None:
+        self.scenarios |= other.scenarios
+        self.places |= other.places
+        self.kept |= other.kept
 
 
-def _companies(folios: Iterable[Folio], path: str, place: Callable[[Folio], int] | None = None) -> list[_Company]:
+def _companies(folios: Iterable[Folio], path: str, place: Callable[[Folio], set[int]]) -> list[_Company]:
     """
     Return who may be alive at the same time.
 
-    All of which nothing is refused. Others only if no two have folios in one place, by default a sub-block: the kernel
-    gives it up at the first folio that it cannot have. Huge pages stay together, as they take each other's place in
-    the pool.
+    All do but those that have folios in a place in which others have one that is refused: the kernel gives it up at the
+    first folio that it cannot have. Huge pages stay together, as they take each other's place in the pool.
+
+    :param place: Where a folio is: what the kernel asks for at a time
     """
-    by_scenario: dict[str, list[Folio]] = {}
+    by_scenario: dict[str, _Company] = {}
     for folio in folios:
-        huge = folio.said[path]["type"] == "hugetlb"
+        huge, refused = folio.said[path]["type"] == "hugetlb", _refused(folio, path)
         for name in folio.scenarios:
-            by_scenario.setdefault("hugetlb" if huge else name, []).append(folio)
-    free = {name for name, mine in by_scenario.items() if not any(_refused(f, path) for f in mine)} - {"hugetlb"}
-    groups: list[tuple[set[str], set[int]]] = []
-    for name in sorted(set(by_scenario) - free - {"hugetlb"}):
-        places = {
-            place(folio) if place else frame // SUB_BLOCK_PAGES for folio in by_scenario[name] for frame in folio.frames
-        }
-        for names, taken in groups:
-            if taken.isdisjoint(places):
-                names.add(name)
-                taken |= places
-                break
+            mine = by_scenario.setdefault("hugetlb" if huge else name, _Company())
+            mine.scenarios.add(name)
+            mine.places |= place(folio)
+            mine.kept |= place(folio) if refused else set()
+            mine.blocks |= folio.said[path]["duration"] == "will-block"
+    huge_pages = [by_scenario.pop("hugetlb")] if "hugetlb" in by_scenario else []
+    result: list[_Company] = []
+    # Those that are refused nothing first: they all go together.
+    for _, company in sorted(by_scenario.items(), key=lambda item: (bool(item[1].kept), item[0])):
+        found = next((other for other in result if other.takes(company)), None)
+        if found is None:
+            result.append(company)
         else:
-            groups.append(({name}, places))
-    huge = {name for folio in by_scenario.get("hugetlb", ()) for name in folio.scenarios}
-    result = [_Company(frozenset(free), False)] + [_Company(frozenset(names), True) for names, _ in groups]
-    return result + [_Company(frozenset(huge), True)] * bool(huge)
+            found.add(company)
+    return result + huge_pages
 
 
-def _among(folios: Iterable[Folio], names: frozenset[str]) -> list[Folio]:
-    return [folio for folio in folios if names.issuperset(folio.scenarios)]
+def _among(folios: Iterable[Folio], names: Collection[str]) -> list[Folio]:
+    return [folio for folio in folios if set(folio.scenarios) <= set(names)]
 
 
 def _contig(dump: Dump, heard: Said) -> Answers:
     """Ask virtio-mem for everything, with some scenarios alive at a time."""
     inside = [folio for folio in heard.folios if folio.pfn in dump.hotplug_pfns]
     result: Answers = {}
-    for company in _companies(inside, "contig"):
+    sizes = {record["virtio_mem"]["sub_block_size"] for record in heard.blocks if record["virtio_mem"]}
+    pages = max(sizes, default=PAGE_SIZE) // PAGE_SIZE
+
+    def sub_blocks(folio: Folio) -> set[int]:
+        return set(range(folio.frames.start // pages, (folio.frames.stop - 1) // pages + 1))
+
+    for company in _companies(inside, "contig", sub_blocks):
         mine = _among(inside, company.scenarios)
         # What scenarios held that were ended is looked at, too: a write that never ends outlives its process.
         _, answers = questions.unplug(dump, inside, company.scenarios)
         # It takes one sub-block after another: where it sleeps, those behind are not asked for.
         blocked = any(told.answer is Answer.BLOCKED for told in answers.values())
-        answers = _reached("contig", inside, answers, _anywhere if blocked else _sub_block)
+        answers = _reached("contig", inside, answers, _anywhere if blocked else sub_blocks)
         result.update((folio.pfn, answers[folio.pfn]) for folio in mine)
     return result
 
@@ -183,21 +212,17 @@ def _cma(dump: Dump, heard: Said, area: range) -> Answers:
     return result
 
 
-def _anywhere(folio: Folio) -> int:
-    return 0
+def _anywhere(folio: Folio) -> set[int]:
+    return {0}
 
 
-def _sub_block(folio: Folio) -> int:
-    return folio.pfn // SUB_BLOCK_PAGES
-
-
-def _reached(path: str, folios: list[Folio], answers: Answers, place: Callable[[Folio], int]) -> Answers:
+def _reached(path: str, folios: list[Folio], answers: Answers, place: Callable[[Folio], set[int]]) -> Answers:
     """Of folios that nothing was said against, and that stayed beside one that something was: there is no answer."""
     left = [folio for folio in folios if answers[folio.pfn].answer not in VACATED]
-    culprits = {place(folio) for folio in left if _refused(folio, path)}
+    culprits = {spot for folio in left if _refused(folio, path) for spot in place(folio)}
     result = dict(answers)
     for folio in left:
-        if not _refused(folio, path) and place(folio) in culprits:
+        if not _refused(folio, path) and not culprits.isdisjoint(place(folio)):
             result[folio.pfn] = replace(answers[folio.pfn], answer=Answer.NOT_REACHED)
     return result
 

@@ -5,6 +5,8 @@
 #include "lab.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -14,15 +16,17 @@
 #define UNTOUCHED (-1000)
 // How long a killed process may take to notice, in seconds. One that sleeps for ever does not.
 #define GRACE 2
+#define REST 1.0
 // Of a memory block, on all machines of the lab.
 #define BLOCK_PAGES 0x8000UL
 
 static int port = -1;
-// A page of its own for each command: what the process that did it found out.
+// What the process that did a command found out; and whether processes are to stand still.
 static volatile struct outcome {
 	long result;
 	int error, status;
 	uint64_t before, after;
+	int stopped;
 } *outcome;
 static pid_t writer;
 
@@ -42,26 +46,59 @@ void open_agent(void)
 	check(outcome != MAP_FAILED, "no memory for the agent");
 }
 
-// Says whether the process ended within so many seconds.
+static double seconds_now(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+// For how long the CPUs have had nothing to do, on average. That the machine has no time for the guest is not that.
+static double seconds_idle(void)
+{
+	char text[256];
+	unsigned long user, nice, system, idle = 0, waiting = 0;
+	if (read_file("/proc/stat", text, sizeof(text)) ||
+	    sscanf(text, "cpu %lu %lu %lu %lu %lu", &user, &nice, &system, &idle, &waiting) != 5)
+		return 0;
+	return (double)(idle + waiting) / sysconf(_SC_CLK_TCK) / sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+static int sleeps_for_good(pid_t pid)
+{
+	char path[32], text[128];
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	const char *state = read_file(path, text, sizeof(text)) ? NULL : strrchr(text, ')');
+	return state && state[2] == 'D';
+}
+
+// Says whether the process ended within so many seconds, or before it sleeps, with nothing else going on, for REST.
 static int ended(pid_t pid, int seconds)
 {
-	struct timespec now, end;
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += seconds;
+	double start = seconds_now(), since = start, idle = seconds_idle();
 	for (unsigned int pause = 100;; pause += pause < 20000 ? pause : 0) {
 		if (waitpid(pid, NULL, WNOHANG) == pid)
 			return 1;
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		if (now.tv_sec > end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec > end.tv_nsec))
+		double now = seconds_now();
+		if (now - start > seconds)
 			return 0;
+		if (!sleeps_for_good(pid)) {
+			since = now;
+			idle = seconds_idle();
+		} else if (now - since > REST) {
+			if (seconds_idle() - idle > 0.8 * REST)
+				return 0;
+			since = now;
+			idle = seconds_idle();
+		}
 		usleep(pause);
 	}
 }
 
-static const char *killed(pid_t pid)
+static const char *killed(pid_t pid, int seconds)
 {
 	kill(pid, SIGKILL);
-	return ended(pid, GRACE) ? "endless" : "blocked";
+	return ended(pid, seconds) ? "endless" : "blocked";
 }
 
 static void move_one(const struct mark *m, int flags)
@@ -96,7 +133,7 @@ static void move(char *rest)
 			dprintf(port, "A %d %ld %d %d %#lx %#lx\n", index, outcome->result, outcome->error, outcome->status,
 				outcome->before, outcome->after);
 		else
-			dprintf(port, "A %d %s\n", index, killed(pid));
+			dprintf(port, "A %d %s\n", index, killed(pid, GRACE));
 	}
 }
 
@@ -145,11 +182,21 @@ static int is_offline(uint64_t pfn)
 	return read_file(path, state, sizeof(state)) || !strncmp(state, "offline", 7);
 }
 
-// freeze, thaw: the load. A signal would stop it as well, but who is stopped does not do what the kernel has asked of
-// it, and what waits for that would keep its pages for as long (io_ring_exit_work()); who is frozen does it.
-static void freeze(int on)
+// stop, go: all processes but this one. Only programs whose processes wait when they get the signal know them: see
+// load/actors.c.
+static void stop(int on)
 {
-	check(write_file("/group/load/cgroup.freeze", on ? "1" : "0") == 0, "cgroup.freeze");
+	outcome->stopped = on;
+	if (on)
+		check(kill(-1, SIGUSR1) == 0, "no process to stop");
+	else
+		syscall(SYS_futex, &outcome->stopped, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+void wait_while_stopped(void)
+{
+	while (outcome->stopped)
+		syscall(SYS_futex, &outcome->stopped, FUTEX_WAIT, 1, NULL, NULL, 0);
 }
 
 // used START END: the page frames of a range that are neither free nor gone, in runs that look alike.
@@ -243,7 +290,7 @@ static void serve(char *line)
 	else if (!strcmp(command, "wait"))
 		wait_for_writer(atoi(rest));
 	else if (!strcmp(command, "kill"))
-		dprintf(port, "K %s\n", killed(writer));
+		dprintf(port, "K %s\n", killed(writer, *rest ? atoi(rest) : GRACE));
 	else if (!strcmp(command, "pages"))
 		pages();
 	else if (!strcmp(command, "used"))
@@ -252,10 +299,10 @@ static void serve(char *line)
 		alone(rest);
 	else if (!strcmp(command, "fragment"))
 		fragment(rest);
-	else if (!strcmp(command, "freeze"))
-		freeze(1);
-	else if (!strcmp(command, "thaw"))
-		freeze(0);
+	else if (!strcmp(command, "stop"))
+		stop(1);
+	else if (!strcmp(command, "go"))
+		stop(0);
 	else
 		dprintf(port, "ERROR no such command\n");
 	dprintf(port, ".\n");

@@ -129,6 +129,8 @@ int read_file(const char *path, char *buffer, size_t size);
 void prepare_report(void);
 void report(void);
 void open_agent(void);
+// For who is told to stop by a signal: comes back when the harness says so, however late it was to notice.
+void wait_while_stopped(void);
 void agent(void) __attribute__((noreturn));
 
 // --- a program's own folder
@@ -143,5 +145,11 @@ void run(const struct scenario *scenario, void (*prepare)(void));
 
 // What the main.c that the programs share runs, in this order; each program that has no main.c of its own defines it.
 extern const struct scenario *const tables[];
+
+// spread.c. A program that defines this has its scenarios apart: memory on which small pages of others are is taken
+// before each, and given back when all are there.
+extern const int spread_out __attribute__((weak));
+void begin_anew(void);
+void give_back(void);
 
 #endif

@@ -14,8 +14,13 @@ int main(void)
 	attach_disks();
 	prepare_report();
 	for (const struct scenario *const *table = tables; *table; table++)
-		for (const struct scenario *s = *table; s->name; s++)
+		for (const struct scenario *s = *table; s->name; s++) {
+			if (&spread_out)
+				begin_anew();
 			run(s, bind_to_movable_node);
+		}
+	if (&spread_out)
+		give_back();
 	report();
 	agent();
 }

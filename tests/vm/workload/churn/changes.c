@@ -40,6 +40,20 @@ static void fork_for_ever(int number)
 	}
 }
 
+// A fault on what is under writeback waits for that, and holds the page meanwhile.
+static void touch_each(char *region, size_t size)
+{
+	static struct hold one;
+	for (size_t offset = 0; offset < size; offset += PAGE) {
+		one.since = now_ms();
+		touch(region + offset, PAGE);
+		if (now_ms() - one.since < SLOW_MS)
+			continue;
+		note_frames(&one, region + offset, 1);
+		tell_slow(&one, "fault");
+	}
+}
+
 static void swap_for_ever(int number)
 {
 	char *region = aligned_region(4 * THP, THP);
@@ -49,7 +63,7 @@ static void swap_for_ever(int number)
 		memset(part, number, roll(512) * PAGE + PAGE);
 		madvise(part, THP, PAGEOUT);
 		usleep(roll(30000));
-		touch(part, THP);
+		touch_each(part, THP);
 	}
 }
 

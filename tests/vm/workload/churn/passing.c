@@ -6,7 +6,6 @@
 
 #include <fcntl.h>
 #include <sys/uio.h>
-#include <time.h>
 
 #define PIPERS 6
 #define READERS 4
@@ -14,34 +13,8 @@
 #define SLICES 16
 #define PIPE_PAGES 256
 #define READ_PAGES 128
-// As long as a report takes to look again five times, at the least.
-#define SLOW_MS 2000
 
-// The machine may be so busy that a moment is long: what was really held for long is told, with its page frames.
-static uint64_t frames[PIPE_PAGES];
-
-static void note_frames(void *start, int pages)
-{
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	must(pagemap >= 0, "pagemap");
-	must(pread(pagemap, frames, pages * sizeof(*frames), (uintptr_t)start / PAGE * sizeof(*frames)) > 0, "pagemap");
-	close(pagemap);
-}
-
-static void tell_slow(int pages, const struct timespec *since)
-{
-	static char line[PIPE_PAGES * 12 + 32];
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	long ms = (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
-	if (ms < SLOW_MS)
-		return;
-	int length = sprintf(line, "SLOW %ld", ms);
-	for (int i = 0; i < pages; i++)
-		length += sprintf(line + length, " %lx", frames[i] & ((1UL << 55) - 1));
-	line[length++] = '\n';
-	must(write(1, line, length) == length, "console");
-}
+static struct hold one;
 
 static void *region_of(int pages)
 {
@@ -59,18 +32,17 @@ static void pipe_for_ever(int number)
 	must(fcntl(ends[1], F_SETPIPE_SZ, PIPE_PAGES * PAGE) > 0, "F_SETPIPE_SZ");
 	for (int slice = number;; slice++) {
 		struct iovec piece = {region + slice % SLICES * PIPE_PAGES * PAGE, PIPE_PAGES * PAGE};
-		struct timespec since;
-		clock_gettime(CLOCK_MONOTONIC, &since);
+		one.since = now_ms();
 		ssize_t size = vmsplice(ends[1], &piece, 1, SPLICE_F_NONBLOCK);
 		must(size > 0, "vmsplice");
-		note_frames(piece.iov_base, PIPE_PAGES);
+		note_frames(&one, piece.iov_base, PIPE_PAGES);
 		usleep(300000 + roll(300000));
 		while (size > 0) {
 			ssize_t gone = splice(ends[0], NULL, nowhere, NULL, size, 0);
 			must(gone > 0, "splice");
 			size -= gone;
 		}
-		tell_slow(PIPE_PAGES, &since);
+		tell_slow(&one, "pipe");
 		// They are freed, and come back at once: the same frames, for the same process, unless they were moved off
 		// the node.
 		madvise(piece.iov_base, piece.iov_len, MADV_DONTNEED);
@@ -87,11 +59,10 @@ static void read_for_ever(int number)
 		void *buffer = region + slice % SLICES * READ_PAGES * PAGE;
 		madvise(buffer, READ_PAGES * PAGE, MADV_DONTNEED);
 		memset(buffer, slice, READ_PAGES * PAGE);
-		struct timespec since;
-		note_frames(buffer, READ_PAGES);
-		clock_gettime(CLOCK_MONOTONIC, &since);
+		note_frames(&one, buffer, READ_PAGES);
+		one.since = now_ms();
 		must(pread(fd, buffer, READ_PAGES * PAGE, roll(1024) * PAGE) == (ssize_t)(READ_PAGES * PAGE), "pread");
-		tell_slow(READ_PAGES, &since);
+		tell_slow(&one, "read");
 	}
 }
 

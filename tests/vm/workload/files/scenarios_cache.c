@@ -43,7 +43,7 @@ static void let_be_dirty(const char *path)
 	snprintf(setting, sizeof(setting), "/sys/class/bdi/%u:%u/max_ratio", number[0], number[1]);
 	check(write_file(setting, "100") == 0, setting);
 	snprintf(setting, sizeof(setting), "/sys/class/bdi/%u:%u/min_ratio", number[0], number[1]);
-	check(write_file(setting, "30") == 0, setting);
+	check(write_file(setting, "20") == 0, setting);
 }
 
 // A mounted ext4 keeps the buffers of its superblock and of its group descriptors.
@@ -163,6 +163,38 @@ static void btrfs_tree(void)
 	mark_pfn("file", 0, 0, 0, "sig=leaf of btrfs");
 }
 
+static char *xfs_file(const char *path, int pages, int flags)
+{
+	static char data[16 * PAGE];
+	int fd = open(path, O_RDWR | O_CREAT, 0600);
+	check(fd >= 0, path);
+	fill(data, pages * PAGE);
+	check(write(fd, data, pages * PAGE) == (ssize_t)(pages * PAGE), "write");
+	if (flags == O_RDONLY)
+		check(fsync(fd) == 0, "fsync");
+	return map_file(path, flags, 0, pages);
+}
+
+static void xfs_clean(void)
+{
+	attach_loop(6, "/xfs.img");
+	mkdir("/xfs", 0755);
+	check(mount("/dev/loop6", "/xfs", "xfs", 0, NULL) == 0, "/xfs");
+	let_be_dirty("/xfs");
+	mark_clean(xfs_file("/xfs/clean", 2, O_RDONLY), 2);
+}
+
+static void xfs_dirty(void)
+{
+	mark_dirty(xfs_file("/xfs/dirty", 2, O_RDWR), 2);
+}
+
+// Written at once, which newer kernels have a large folio for, with data of the file system's.
+static void xfs_large(void)
+{
+	mark_dirty(xfs_file("/xfs/large", 16, O_RDWR), 16);
+}
+
 static void mlocked_kept(void)
 {
 	check(write_file("/proc/sys/vm/compact_unevictable_allowed", "0") == 0, "compact_unevictable_allowed");
@@ -184,6 +216,9 @@ const struct scenario scenarios_cache[] = {
 	{"btrfs_clean", btrfs_clean},
 	{"btrfs_dirty", btrfs_dirty},
 	{"btrfs_tree", btrfs_tree},
+	{"xfs_clean", xfs_clean},
+	{"xfs_dirty", xfs_dirty},
+	{"xfs_large", xfs_large},
 	{"mlocked_kept", mlocked_kept},
 	{0},
 };

@@ -135,24 +135,6 @@ static void fuse_reading(void)
 	}
 }
 
-// Direct I/O: a request has the pages of the process.
-static void fuse_direct(void)
-{
-	static struct reading reading;
-	int any;
-	struct fuse *fuse = silent_file("/fuse-direct", &any);
-	int fd = open("/fuse-direct/file", O_RDONLY | O_DIRECT);
-	check(fd >= 0, "open");
-	reading = (struct reading){fd, base_pages(1), PAGE};
-	fuse->silent_reads = 1;
-	start_thread(read_now, &reading);
-	for (int tries = 0; tries < 10000 && !fuse->unanswered; tries++)
-		usleep(1000);
-	check(fuse->unanswered, "the server was not asked for anything");
-	another_holds(fuse->server, "fuse", pfn_of(reading.into), fuse->device, -1, -1);
-	mark("anon", reading.into, 0, 1, "direct I/O");
-}
-
 // --- waiting
 
 static void *touch_now(void *page)
@@ -407,7 +389,6 @@ const struct scenario scenarios_kernel_io[] = {
 	{"copied_ext4", copied_ext4},
 	{"copied_tmpfs", copied_tmpfs},
 	{"fuse_reading", fuse_reading},
-	{"fuse_direct", fuse_direct},
 	{"fault_fuse", fault_fuse},
 	{"fault_ext4", fault_ext4},
 	{"read_ext4", read_ext4},

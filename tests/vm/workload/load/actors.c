@@ -2,6 +2,7 @@
 // One process of the load, and its children.
 #include "load.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -32,6 +33,24 @@ void must(int ok, const char *what)
 		return;
 	dprintf(1, "FAIL a process of the load: %s: %m\n", what);
 	_exit(1);
+}
+
+// Waits in user mode, or as good as, so that the process goes on doing what the kernel asks of it: what waits for that
+// would keep its pages for as long (io_ring_exit_work()). Neither who is stopped by SIGSTOP does it, nor, before
+// 943ad0b62e3c ("kernel: rerun task_work while freezing in get_signal()") (in v6.11), who is frozen by its cgroup.
+static void stop(int signal)
+{
+	int error = errno;
+	(void)signal;
+	wait_while_stopped();
+	errno = error;
+}
+
+void learn_to_stop(void)
+{
+	struct sigaction action = {.sa_handler = stop, .sa_flags = SA_RESTART};
+	sigfillset(&action.sa_mask);
+	sigaction(SIGUSR1, &action, NULL);
 }
 
 static void died(int signal)

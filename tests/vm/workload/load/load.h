@@ -32,6 +32,8 @@ struct piece piece(size_t most_pages);
 
 // As check(): pid 1 does not look after these processes.
 void must(int ok, const char *what);
+// For this process and its children: a signal makes them wait.
+void learn_to_stop(void);
 void act_for_ever(int number, unsigned long seed) __attribute__((noreturn));
 
 // What is done with memory, with what holds it from outside of mm, and with files.

@@ -7,3 +7,5 @@ extern const struct scenario scenarios_longterm[], scenarios_rings[], scenarios_
 
 const struct scenario *const tables[] = {scenarios_longterm, scenarios_rings,   scenarios_inflight,
 					 scenarios_spliced,  scenarios_swapped, NULL};
+
+const int spread_out = 1;

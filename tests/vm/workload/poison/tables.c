@@ -5,3 +5,5 @@
 extern const struct scenario scenarios_poison[];
 
 const struct scenario *const tables[] = {scenarios_poison, NULL};
+
+const int spread_out = 1;
