@@ -53,6 +53,7 @@ SINGLE = {
     "ext4_block_write_begin": ("write", ("folio", "page")),
     "do_page_mkwrite": ("write fault", ("folio", "page")),
 }
+_WRITE_BEGIN = ("__block_write_begin_int", "ext4_block_write_begin")
 # What a fault on a file or in the swap area is called, by the function that it is in.
 _FAULTS = {"do_swap_page": "swap-in", "filemap_fault": "page fault"}
 _MAX_BATCH = 255  # its number of folios is an unsigned char
@@ -160,6 +161,8 @@ class _Reader:
                 page = self._page(frame, variables)
                 if not page and name == "filemap_read_folio":
                     page = self._being_read(frames[i:])
+                if not page and name in _WRITE_BEGIN:
+                    page = self._being_written(frames[i:])
                 if page:
                     found.add(fault, page, what)
             elif name == "filemap_fault" and self._old_fault and wait is None:
@@ -189,7 +192,8 @@ class _Reader:
             # It may be in the batch still, although its reference has been given back.
             found.pages.pop((fault, wait.page), None)
         elif (fault, wait.page) not in found.pages:
-            found.add(fault, wait.page, self._bits.get(wait.bit, "wait"))
+            what = next((BATCHES[name] for name in names if name in BATCHES), self._bits.get(wait.bit, "wait"))
+            found.add(fault, wait.page, what)
 
     def _page(self, frame: StackFrame, names: tuple[str, ...]) -> int:
         found = variable(frame, names)
@@ -211,6 +215,15 @@ class _Reader:
                     return 0
                 index = int(iocb.ki_pos.value_()) >> self.ground.context.kernel.page_shift
                 return self._in_cache(iocb.ki_filp.f_mapping, index)
+        return 0
+
+    def _being_written(self, frames: list[StackFrame]) -> int:
+        """Return what is to be written to, from whoever had it prepared; 0 if that is lost there, too."""
+        for frame in frames[:4]:
+            if (frame.name or "").endswith("write_begin"):
+                page = self._page(frame, ("folio", "page"))
+                if page:
+                    return page
         return 0
 
     def _in_cache(self, mapping: Object, index: int) -> int:
