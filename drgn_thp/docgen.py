@@ -21,6 +21,7 @@ from typing import Any
 
 from .gates import Duration, Gate, Path, paths, reasons_of
 from .holders import built_in
+from .holders.model import SOON
 from .kernel import Kernel, RacyCheck
 
 ROOT = File(__file__).resolve().parent.parent
@@ -98,7 +99,7 @@ def _reasons(accuracy: dict[str, dict[str, dict[str, int]]]) -> str:
 
 def _holders() -> Iterator[tuple[str, str, str]]:
     for kind, walker in built_in().items():
-        yield f"`{kind}`", walker.summary, walker.frees + (" (it does so itself, soon)" if walker.transient else "")
+        yield f"`{kind}`", walker.summary, walker.frees + SOON * walker.transient
 
 
 def _seen(kernels: dict[str, dict[str, int]]) -> str:

@@ -34,10 +34,14 @@ def who(record: Record) -> str:
     words = []
     for holder in record["holders"][:1]:
         more = len(record["holders"]) - 1
-        words.append(f"{printable(holder['kind'])} {process(holder)}" + (f" +{more}" if more else ""))
+        words.append(f"{_kind(holder)} {process(holder)}" + (f" +{more}" if more else ""))
     if record["unexplained"] > 0:
         words.append(f"UNEXPLAINED {record['unexplained']}")
     return ", ".join(words) or "-"
+
+
+def _kind(record: Record) -> str:
+    return printable(record["kind"]) + (" (transient)" if record["transient"] else "")
 
 
 def write_advice(advice: dict[str, str], out: TextIO) -> None:
@@ -65,7 +69,7 @@ def write_groups(holders: Record, out: TextIO) -> None:
     for group in holders["groups"][:SHOWN]:
         blocks = ",".join(map(str, group["blocks"][:4])) + (",..." if len(group["blocks"]) > 4 else "")
         owner = process(group) if group["owner"] is None else printable(group["owner"])
-        row = [printable(group["kind"]), owner, printable(group["device"] or "-"), printable(group["cgroup"] or "-")]
+        row = [_kind(group), owner, printable(group["device"] or "-"), printable(group["cgroup"] or "-")]
         rows.append([*row, *(str(group[name]) for name in ("folios", "bytes", "refs", "pins")), blocks or "-"])
     if rows:
         headers = ["holder", "process", "device", "cgroup", "folios", "bytes", "refs", "pins", "blocks"]

@@ -13,6 +13,7 @@ from .census import BlockCensus
 from .context import Context
 from .folios import Column, Folios
 from .holders import registry
+from .holders.model import SOON
 from .whose import Found, Record, Table, Whose
 
 AT_ONCE = 1 << 18
@@ -21,13 +22,13 @@ MAX_GROUPS = 1 << 16
 SHOWN_GROUPS = 1000
 NOTHING: Record = {"holders": None, "unexplained": None, "mappers": None, "more_mappers": None}
 _CHAIN = ("confidence", "pid", "comm", "fd", "file")
-_KEY = ("kind", "pid", "comm", "fd", "processes", "cpu", "device", "cgroup")
+_KEY = ("kind", "transient", "pid", "comm", "fd", "processes", "cpu", "device", "cgroup")
 
 
 def advice(kinds: Iterable[str]) -> dict[str, str]:
-    """Return for each kind of holder what makes it let go."""
+    """Return for each kind of holder what makes it let go, and whether it does so by itself."""
     walkers = registry().walkers
-    return {kind: walkers[kind].frees for kind in dict.fromkeys(kinds)}
+    return {kind: walkers[kind].frees + SOON * walkers[kind].transient for kind in dict.fromkeys(kinds)}
 
 
 @dataclass

@@ -64,6 +64,23 @@ def test_a_folio_counts_once_for_each_group() -> None:
     assert "UNEXPLAINED: 4 references of 1 folios\n" in out.getvalue()
 
 
+def test_who_lets_go_by_itself_is_told() -> None:
+    """In the records, beside the kind, and with the advice."""
+    disk = Held("direct-io", Owner("direct I/O", device="sda"), 0, 1, True, False, True)
+    mine = Holdings(CONTEXT)
+    of = table(p1=found((disk, 1, (FIRST,)), (PIPE, 1, (SECOND,))))
+    fields = mine.fields(record(1), of)
+    assert [holder["transient"] for holder in fields["holders"]] == [True, False]
+    assert who({**record(1), **fields}) == "direct-io (transient) 7 (first) fd 3 +1"
+    total = mine.record()
+    assert {group["kind"]: group["transient"] for group in total["groups"]} == {"direct-io": True, "pipe": False}
+    assert [kind for kind, frees in total["advice"].items() if "it does so itself" in frees] == ["direct-io"]
+    out = io.StringIO()
+    write_groups(total, out)
+    assert "direct-io (transient)" in out.getvalue()
+    assert "pipe (transient)" not in out.getvalue()
+
+
 def test_what_nobody_was_found_for_is_never_set_off_against_what_is_too_much() -> None:
     """One folio has two references too few, another two too many: neither makes up for the other."""
     mine = Holdings(CONTEXT)

@@ -120,6 +120,9 @@ class LiveStacks:
                 frames.append(frame)
         except (ValueError, LookupError, FaultError) as error:
             raise Damaged(f"it cannot be unwound: {error}") from None
+        # Where there is only BTF, frames are guessed, and wrong. Who sleeps does so in a function that has variables.
+        if not any(frame.locals() for frame in frames[:3]):
+            raise Damaged("it cannot be unwound: nothing describes the functions that it is in")
         return frames
 
 

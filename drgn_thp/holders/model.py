@@ -9,6 +9,9 @@ from typing import Any
 
 from ..errors import DrgnThpError
 
+SOON = " (it does so itself, soon)"
+"""What is added to the advice on holders that are transient."""
+
 
 class Damaged(DrgnThpError):
     """A structure of the target contradicts itself: a list without end, a length that cannot be."""

@@ -10,43 +10,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy
-from drgn import Object
+from drgn import StackFrame
 
 from ..folios import Column
+from .frames import LiveStacks
 from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
-from .tasks import Task
 
 CORE = "process_vm_rw_core"
 # Which functions compilers made of it: it may be inlined in another one, and still have a frame of its own.
-SYMBOLS = (CORE, f"{CORE}.isra.0", f"{CORE}.constprop.0", "process_vm_rw")
+SYMBOLS = (CORE, "process_vm_rw")
 _ON_STACK = 16  # PVM_MAX_PP_ARRAY_COUNT
 _MAX_PAGES = 1024  # PVM_MAX_KMALLOC_PAGES, as pointers
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
     """Yield what each task has pinned that is in such a call, by its stack."""
-    symbols = [symbol for name in SYMBOLS for symbol in ground.prog.symbols(name)]
-    size = ground.size("union thread_union") if ground.has("union thread_union") else 1 << 14
-    for task in ground.files.tasks.by_address.values():
-        ground.step()
-        if not task.stack:
-            continue
-        with ground.part(f"stack of {task.pid}"):
-            words = ground.words(task.stack, size // 8)
-            if not any(((words > s.address) & (words < s.address + s.size)).any() for s in symbols):
-                continue
-            pages = _pages(ground, task)
+    stacks = LiveStacks.of(ground)
+    for live in stacks.within(SYMBOLS):
+        with ground.part(f"stack of {live.task.pid}"):
+            pages = _pages(ground, stacks.trace(live.task))
             if len(pages):
-                yield Claim(Owner("process_vm_readv or _writev", task=task.address), pages, pins=1, exact=False)
+                yield Claim(Owner("process_vm_readv or _writev", task=live.task.address), pages, pins=1, exact=False)
 
 
-def _pages(ground: Ground, task: Task) -> Column:
+def _pages(ground: Ground, trace: list[StackFrame]) -> Column:
     """Return the pages in the array, up to the first entry that is none."""
-    try:
-        trace = ground.prog.stack_trace(Object(ground.prog, "struct task_struct *", task.address))
-    except (ValueError, LookupError) as error:
-        raise Damaged(f"it cannot be unwound: {error}") from None
     frame = next((frame for frame in trace if frame.name == CORE), None)
     if frame is None:  # a word that was left of an earlier call
         return numpy.zeros(0, numpy.int64)
@@ -75,7 +64,7 @@ WALKERS = (
         summary="a page that process_vm_readv(2) or process_vm_writev(2) of another process copies",
         frees="wait until the copy is done, or end the process that copies",
         walk=walk,
-        symbols=SYMBOLS,
+        symbols=(*SYMBOLS, f"{CORE}.isra.0", f"{CORE}.constprop.0"),
         transient=True,
     ),
 )

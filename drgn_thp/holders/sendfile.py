@@ -32,6 +32,5 @@ WALKERS = (
         frees="read from where it is sent to, or end the process that sends",
         walk=walk,
         types=(PIPE, BUFFER),
-        transient=True,
     ),
 )

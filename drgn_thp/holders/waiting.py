@@ -53,6 +53,7 @@ SINGLE = {
     "ext4_block_write_begin": ("write", ("folio", "page")),
     "do_page_mkwrite": ("write fault", ("folio", "page")),
 }
+_WRITE_BEGIN = ("__block_write_begin_int", "ext4_block_write_begin")
 # What a fault on a file or in the swap area is called, by the function that it is in.
 _FAULTS = {"do_swap_page": "swap-in", "filemap_fault": "page fault"}
 _MAX_BATCH = 255  # its number of folios is an unsigned char
@@ -160,6 +161,8 @@ class _Reader:
                 page = self._page(frame, variables)
                 if not page and name == "filemap_read_folio":
                     page = self._being_read(frames[i:])
+                if not page and name in _WRITE_BEGIN:
+                    page = self._being_written(frames[i:])
                 if page:
                     found.add(fault, page, what)
             elif name == "filemap_fault" and self._old_fault and wait is None:
@@ -170,23 +173,27 @@ class _Reader:
                 for page in self._writeback_batch(frame):
                     found.add(fault, page, "writeback")
         if wait is not None and any(name in _WAITS for name in names):
-            self._waited_for(found, wait, names, in_fault)
+            self._waited_for(found, wait, frames, in_fault)
         for fault, page in list(found.pages):
             if fault:
                 what = next((word for name, word in _FAULTS.items() if name in names[:in_fault]), "page fault")
                 found.pages[fault, page] = what if found.pages[fault, page] != "write fault" else "write fault"
         return found
 
-    def _waited_for(self, found: Uses, wait: Wait, names: list[str], in_fault: int) -> None:
+    def _waited_for(self, found: Uses, wait: Wait, frames: list[StackFrame], in_fault: int) -> None:
+        names = [frame.name or "" for frame in frames]
         waits = next(i for i, name in enumerate(names) if name in _WAITS)
         fault = waits < in_fault
+        # Without a description of it, nor would there be one of inlined callers that have no reference.
+        variable(frames[waits], ("behavior",))
         if wait.page in self._isolated.get(found.task, ()):
             return  # that is the reference, and told of by another walker
         if any(name in _WITHOUT for name in names):
             # It may be in the batch still, although its reference has been given back.
             found.pages.pop((fault, wait.page), None)
         elif (fault, wait.page) not in found.pages:
-            found.add(fault, wait.page, self._bits.get(wait.bit, "wait"))
+            what = next((BATCHES[name] for name in names if name in BATCHES), self._bits.get(wait.bit, "wait"))
+            found.add(fault, wait.page, what)
 
     def _page(self, frame: StackFrame, names: tuple[str, ...]) -> int:
         found = variable(frame, names)
@@ -208,6 +215,15 @@ class _Reader:
                     return 0
                 index = int(iocb.ki_pos.value_()) >> self.ground.context.kernel.page_shift
                 return self._in_cache(iocb.ki_filp.f_mapping, index)
+        return 0
+
+    def _being_written(self, frames: list[StackFrame]) -> int:
+        """Return what is to be written to, from whoever had it prepared; 0 if that is lost there, too."""
+        for frame in frames[:4]:
+            if (frame.name or "").endswith("write_begin"):
+                page = self._page(frame, ("folio", "page"))
+                if page:
+                    return page
         return 0
 
     def _in_cache(self, mapping: Object, index: int) -> int:

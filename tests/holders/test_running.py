@@ -123,6 +123,13 @@ def test_a_walker_fails_alone(monkeypatch: pytest.MonkeyPatch, context: Context)
     assert [h.kind for h in findings.of(64)] == ["w0", "w1", "w4", "w4"]
 
 
+def test_who_lets_go_by_itself_is_known(monkeypatch: pytest.MonkeyPatch, context: Context) -> None:
+    """As the walker says of its kind."""
+    for transient in (False, True):
+        findings = run(monkeypatch, context, good, transient=transient)
+        assert [held.transient for held in findings.of(16)] == [transient]
+
+
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, context: Context) -> None:
     """A kernel without such holders lacks nothing; one whose holders cannot be read does."""
     absent = run(monkeypatch, context, good, types=("struct no_such_thing",), symbols=("no_such_symbol",))

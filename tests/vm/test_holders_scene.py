@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from drgn_thp.context import Context
 from drgn_thp.gates import find_path
 from drgn_thp.holders import registry
 from drgn_thp.kernel import GUP_PIN_COUNTING_BIAS
 from drgn_thp.ledger import explain
+from drgn_thp.target import TargetSpec, open_target
 from tests.odd.cores import Core, filtered
 
 from .dumps import Dump, ensure_dump
@@ -267,6 +269,21 @@ def test_pins_weigh_what_they_should(case: Case) -> None:
         for sheet in case.found.sheets.values()
         for held, references, _ in sheet.holders
     )
+
+
+@pytest.mark.parametrize("name", ["6.1", *TOO_NEW])
+def test_without_dwarf(name: str) -> None:
+    """Nothing is said by stacks that nobody can unwind, but that they are there; and of the others nothing is wrong."""
+    dump = ensure_dump(kernel(name), scene=HOLDERS)
+    spec = TargetSpec(core=str(dump.vmcore), default_symbols="none")
+    found = Machine(Context.of(open_target(spec).prog)).find()
+    problems = {problem.split(":")[0] for problem in found.findings.problems}
+    assert problems == {"walker page-io", "walker process-vm", "walker isolated"}
+    assert all(min(left) >= 0 for left in found.unbalanced().values())
+    # Lists of isolated folios need no frames.
+    kinds = {held.kind for sheet in found.sheets.values() for held, _, _ in sheet.holders}
+    assert {"isolated", "direct-io", "tls", "fuse"} <= kinds
+    assert not {"page-io", "fault", "process-vm"} & kinds
 
 
 @of_holders

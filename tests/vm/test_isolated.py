@@ -34,13 +34,10 @@ def test_who_isolated_is_found(entry: Kernel) -> None:
             (f"isolated for {one.kind}", set(one.pids))
         ]
         assert [(held.gets, held.exact) for held, _ in mine] == [(1, False)]
-    # Offlining takes all of a memory block.
-    pids = {pid for one in everybody if one.kind == "offlining" for pid in one.pids}
-    isolated = [
-        pfn
-        for pfn, sheet in found.sheets.items()
-        for held, _, who in sheet.holders
-        if held.kind == "isolated" and {pid for pid, _, _ in who} == pids
-    ]
-    assert len(isolated) > 1
-    assert machine.find({"isolated"}).unbalanced().keys() >= set(isolated)
+    # Offlining takes what it finds of a memory block; up to 6.1, it moves one after another.
+    isolated = {
+        pfn for pfn, sheet in found.sheets.items() if any(held.kind == "isolated" for held, _, _ in sheet.holders)
+    }
+    assert isolated >= {machine.head(one.pfn) for one in everybody}
+    assert entry.name in ("5.10", "6.1") or len(isolated) > len(everybody)
+    assert machine.find({"isolated"}).unbalanced() == dict.fromkeys(isolated, (1, 0))

@@ -238,6 +238,59 @@ static void written_ext4(void)
 	mark_pfn("file", pfn, 0, 1, "being written");
 }
 
+static void *write_some(void *fd)
+{
+	pwrite(*(int *)fd, "w", 1, 2 * PAGE + 1);
+	fail("a write ended that should not");
+	return NULL;
+}
+
+// Who writes a part of a page has to read the rest of it.
+static void write_ext4(void)
+{
+	static int fd;
+	uint64_t pfns[1];
+	volatile int *silent;
+	fd = silent_mount(13, "/disk-partly", &silent);
+	*silent = 1;
+	look(before, waits_for_reading);
+	start_thread(write_some, &fd);
+	wait_until_stuck(getpid());
+	find_new(waits_for_reading, pfns, 1);
+	holds_pfn("page-io", pfns[0], -1, 1, 0);
+	mark_pfn("file", pfns[0], 2, 1, "written in part");
+}
+
+static void *truncate_now(void *fd)
+{
+	ftruncate(*(int *)fd, 0);
+	fail("ftruncate ended");
+	return NULL;
+}
+
+static void truncate_for_ever(void *argument)
+{
+	static int fd;
+	fd = *(int *)argument;
+	start_thread(truncate_now, &fd);
+}
+
+// What is to go, and is being written.
+static void truncate_ext4(void)
+{
+	volatile int *silent;
+	int fd = silent_mount(14, "/disk-truncate", &silent);
+	char *region = map_file(fd, 1);
+	uint64_t pfn = pfn_of(region);
+	*silent = 1;
+	region[0] = 'd';
+	int first = in_stuck_child(sync_for_ever, &fd), second = in_stuck_child(truncate_for_ever, &fd);
+	expect(pfn, KPF_WRITEBACK, 0, "not being written");
+	another_holds(first, "page-io", pfn, -1, 1, 0);
+	another_holds(second, "page-io", pfn, -1, 1, 0);
+	mark_pfn("file", pfn, 0, 1, "truncated");
+}
+
 // --- swap
 
 // A CPU takes many slots at a time and keeps those that it does not use: so both scenarios have the same swap area. It
@@ -393,6 +446,8 @@ const struct scenario scenarios_kernel_io[] = {
 	{"fault_ext4", fault_ext4},
 	{"read_ext4", read_ext4},
 	{"written_ext4", written_ext4},
+	{"write_ext4", write_ext4},
+	{"truncate_ext4", truncate_ext4},
 	{"swapped_in", swapped_in},
 	{"reclaimed", reclaimed},
 	{"sendfile_full", sendfile_full},
