@@ -22,32 +22,45 @@ MAX_PAGES = 1 << 23
 
 def walk(ground: Ground) -> Iterator[Claim]:
     """Yield the pages of each buffer."""
-    for file, own in exported(ground, ground.symbol("udmabuf_ops", "udmabuf")):
-        with ground.part(f"udmabuf {own:#x}"):
-            pinned, pages = _pages(ground, own)
-            yield Claim(Owner("udmabuf", file=file), ground.pfns(pages), gets=0 if pinned else 1, pins=int(pinned))
+    for file, buffer in exported(ground, ground.symbol("udmabuf_ops", "udmabuf")):
+        with ground.part(f"udmabuf {buffer:#x}"):
+            pinned, pages = _pages(ground, ground.pointer(BUFFER, buffer, "priv"))
+            owner = Owner(described(ground, buffer), file=file)
+            yield Claim(owner, ground.pfns(pages), gets=0 if pinned else 1, pins=int(pinned))
 
 
 def walk_heap(ground: Ground) -> Iterator[Claim]:
     """Yield the pages of each buffer: pieces that are pages of some order, of each of which there is one reference."""
     scatter = Scatter(ground)
-    for file, own in exported(ground, ground.symbol("system_heap_buf_ops")):
-        with ground.part(f"buffer of the system heap {own:#x}"):
+    for file, buffer in exported(ground, ground.symbol("system_heap_buf_ops")):
+        with ground.part(f"buffer of the system heap {buffer:#x}"):
+            own = ground.pointer(BUFFER, buffer, "priv")
             count = ground.uint(HEAP, own, "sg_table.orig_nents")
             if count > MAX_PAGES:
                 raise Damaged(f"{count} pieces")
             first, numbers = scatter.pieces(ground.pointer(HEAP, own, "sg_table.sgl"), count)
             pages = ground.pfns(scatter.spread(first, numbers))
             gets = numpy.isin(pages, ground.pfns(first)).astype(numpy.int64)
-            yield Claim(Owner("buffer of the system heap", file=file), pages, gets=gets)
+            yield Claim(Owner(described(ground, buffer), file=file), pages, gets=gets)
 
 
 def exported(ground: Ground, operations: int | None) -> Iterator[tuple[int, int]]:
-    """Yield file and exporter's own structure of the buffers of one exporter."""
+    """Yield file and ``struct dma_buf`` of the buffers of one exporter."""
     for file, buffer in ground.files.having([ground.symbol("dma_buf_fops")]):
         with ground.part(f"dma-buf {buffer:#x}"):
             if ground.pointer(BUFFER, buffer, "ops") == operations:
-                yield file, ground.pointer(BUFFER, buffer, "priv")
+                yield file, buffer
+
+
+def described(ground: Ground, buffer: int) -> str:
+    """
+    Return of a ``struct dma_buf`` who exported it, and its size.
+
+    :raises FaultError: if that cannot be read
+    """
+    name = ground.prog.read_c_string(ground.pointer(BUFFER, buffer, "exp_name"), max_size=64)
+    size = ground.pointer(BUFFER, buffer, "size")
+    return f"DMA buffer of {name.decode('utf-8', 'backslashreplace')}, {size >> 10} KiB"
 
 
 def _pages(ground: Ground, own: int) -> tuple[bool, object]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy
 
 from ..folios import Column
+from .dmabuf import BUFFER as DMA_BUFFER
 from .dmabuf import exported
 from .ground import Ground
 from .model import Claim, Damaged, Owner, Walker
@@ -26,7 +27,7 @@ _WORD = 8
 
 def walk(ground: Ground) -> Iterator[Claim]:
     """Yield the pages of each buffer, which several files may have."""
-    functions = {ground.symbol(name, module) for name, module in FUNCTIONS} - {None}
+    functions = known_functions(ground)
     shared: dict[int, list[int]] = {}
     for file, entry in _objects(ground):
         shared.setdefault(entry, []).append(file)
@@ -43,7 +44,8 @@ def walk(ground: Ground) -> Iterator[Claim]:
                 raise Damaged(f"{count} pages")
             pages = ground.pfns(ground.words(array, count))
             files = list(dict.fromkeys(files))
-            owner = Owner("graphics buffer", file=files[0], more_files=tuple(files[1:]))
+            what = f"graphics buffer, {count << ground.context.kernel.page_shift >> 10} KiB"
+            owner = Owner(what, file=files[0], more_files=tuple(files[1:]))
             yield Claim(owner, pages, gets=_weights(ground, pages))
 
 
@@ -59,7 +61,20 @@ def _objects(ground: Ground) -> Iterator[tuple[int, int]]:
         with ground.part(f"client of a graphics driver {client:#x}"):
             for _, entry in ground.xarray(client + ground.offset(CLIENT, "object_idr.idr_rt")):
                 yield file, entry
-    yield from exported(ground, ground.symbol("drm_gem_prime_dmabuf_ops", "drm"))
+    for file, buffer in exported(ground, prime(ground)):
+        with ground.part(f"DMA buffer {buffer:#x}"):
+            yield file, ground.pointer(DMA_BUFFER, buffer, "priv")
+
+
+def prime(ground: Ground) -> int | None:
+    """Return the operations of DMA buffers that graphics drivers have in common."""
+    return ground.symbol("drm_gem_prime_dmabuf_ops", "drm")
+
+
+def known_functions(ground: Ground) -> set[int]:
+    """Return the functions of buffers of which it is known where their pages are."""
+    found = (ground.symbol(name, module) for name, module in FUNCTIONS)
+    return {address for address in found if address is not None}
 
 
 def _weights(ground: Ground, pages: Column) -> Column:

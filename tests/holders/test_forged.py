@@ -287,3 +287,36 @@ def test_registered_memory_that_is_not_held(forge: Forge, how: str) -> None:
 def test_registered_memory_of_an_unknown_driver(forge: Forge) -> None:
     registered(forge, 18)
     assert forge.failure(registry().walkers["rdma"]).endswith("nothing describes what driver 18 makes")
+
+
+def dma_buffer(forge: Forge, operations: str) -> None:
+    """Have a DMA buffer of 12 KiB."""
+    forge.struct("struct dma_buf", size="u64", ops="u64", exp_name="u64", priv="u64")
+    name = forge.words(int.from_bytes(b"card", "little"))
+    buffer = forge.put("struct dma_buf", size=3 << 12, ops=forge.symbol(operations), exp_name=name)
+    forge.file("dma_buf_fops", buffer)
+
+
+def test_buffers_of_unknown_exporters(forge: Forge) -> None:
+    """Counted, by who made them, their size and who has them."""
+    dma_buffer(forge, "card_ops")
+    failure = forge.failure(registry().walkers["dma-buf"])
+    assert "DMA buffer of card, 12 KiB, open in 1234: only its driver knows" in failure
+    assert forge.ground.outcome.failures == 1
+
+
+def test_buffers_of_known_exporters(forge: Forge) -> None:
+    dma_buffer(forge, "udmabuf_ops")
+    dma_buffer(forge, "system_heap_buf_ops")
+    assert forge.claims(registry().walkers["dma-buf"]) == []
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_buffers_of_graphics_drivers(forge: Forge, known: bool) -> None:
+    """Of some, pages are known; it is their functions that tell."""
+    dma_buffer(forge, "drm_gem_prime_dmabuf_ops")
+    forge.struct("struct drm_gem_object", funcs="u64")
+    entry = forge.put("struct drm_gem_object", funcs=forge.symbol("drm_gem_shmem_funcs" if known else "others"))
+    forge.write(forge._files[0][2] + forge.ground.offset("struct dma_buf", "priv"), entry)
+    walker = registry().walkers["dma-buf"]
+    assert forge.claims(walker) == [] if known else "only its driver" in forge.failure(walker)
