@@ -20,14 +20,14 @@ from .cache import cache_dir
 from .dumps import UNREAD, Dump, Mark, dump_directory, ensure_dump
 from .kernels import newest_cached
 from .matrix import IMAGE_ONLY, KERNELS, WITH_DRIVERS, kernel
-from .scenes import ALL_SCENES, LAB
+from .scenes import ALL_SCENES, DRIVERS, LAB
 
 __all__ = ["UNREAD", "BigDump", "Dump", "Mark", "ensure_big", "ensure_dump"]
 
 
 def _dump(options: argparse.Namespace) -> None:
-    chosen = [kernel(name) for name in options.kernels] or list(KERNELS)
     scene = next(scene for scene in ALL_SCENES if scene.name == options.scene)
+    chosen = [kernel(name) for name in options.kernels] or list(WITH_DRIVERS if scene is DRIVERS else KERNELS)
     # One is fetched while another boots.
     with ThreadPoolExecutor(2) as pool:
         for dump in pool.map(lambda entry: ensure_dump(entry, options.refresh, scene), chosen):

@@ -7,17 +7,17 @@ import pytest
 
 from . import workload
 from .dumps import ensure_dump
-from .matrix import KERNELS, Kernel
-from .scenes import ALL_SCENES, Scene
+from .matrix import KERNELS, WITH_DRIVERS, Kernel
+from .scenes import ALL_SCENES, DRIVERS, Scene
 
 pytestmark = pytest.mark.vm
 
 # Free huge pages have no scenario that would mark them, and what fills memory for others has no pages to mark.
 UNMARKED = frozenset({"hugetlb_free", "cma_ballast"})
+CASES = [(scene, entry) for scene in ALL_SCENES for entry in (WITH_DRIVERS if scene is DRIVERS else KERNELS)]
 
 
-@pytest.mark.parametrize("entry", KERNELS, ids=lambda entry: entry.name)
-@pytest.mark.parametrize("scene", ALL_SCENES, ids=lambda scene: scene.name)
+@pytest.mark.parametrize(("scene", "entry"), CASES, ids=lambda one: one.name)
 def test_scenarios_are_complete(scene: Scene, entry: Kernel) -> None:
     """What the guest could not show is exactly what the matrix says that this kernel lacks."""
     dump = ensure_dump(entry, scene=scene)
