@@ -159,21 +159,17 @@ class Guest:
         self._process.wait()
         self._scratch.cleanup()
 
-    def effort(self) -> float:
-        """
-        Return for how many seconds the guest has run or wanted to run: schedstat of the emulator's threads.
-
-        A guest that does something is not taken for idle because this machine has no time for it.
-        """
-        return sum(self._spent())
-
     def ran(self) -> float:
         """
-        Return for how many seconds the guest has run: those of all its CPUs, added up.
+        Return for how many seconds the guest has run: schedstat of the emulator's threads, added up.
 
         What is given a guest in this measure it gets, however busy this machine is.
         """
-        return self._spent()[0]
+        total = 0
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                total += int((task / "schedstat").read_text().split()[0])
+        return total / 1e9
 
     def wants_to_run(self) -> bool:
         """Return whether any of its CPUs runs or would like to: for how long it has, is only known afterwards."""
@@ -183,15 +179,6 @@ class Guest:
                 if name.startswith("CPU ") and state.startswith("R"):
                     return True
         return False
-
-    def _spent(self) -> tuple[float, float]:
-        """Return for how long the emulator's threads have run, and for how long they have waited for a CPU."""
-        running = waiting = 0
-        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
-            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-                words = (task / "schedstat").read_text().split()
-                running, waiting = running + int(words[0]), waiting + int(words[1])
-        return running / 1e9, waiting / 1e9
 
     def serial(self) -> str:
         """Return what the guest has printed on its console so far."""

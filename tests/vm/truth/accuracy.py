@@ -77,6 +77,7 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
         "seconds": round(seconds),
         "guests": sum(cost.guests for result in results for cost in result.costs.values()),
         "guest_seconds": round(sum(cost.ran for result in results for cost in result.costs.values())),
+        "scenes": _scene_seconds(results),
         "missing": _missing(results),
         "paths": {path: {kernel: dict(counts) for kernel, counts in each.items()} for path, each in paths.items()},
         "reasons": {name: {kernel: dict(counts) for kernel, counts in each.items()} for name, each in reasons.items()},
@@ -86,6 +87,14 @@ def summary(results: list[Result], load: list[dict[str, Any]], seconds: float) -
         },
         "load": [{name: value for name, value in one.items() if name not in NOT_SHOWN} for one in load],
     }
+
+
+def _scene_seconds(results: list[Result]) -> dict[str, dict[str, int]]:
+    """Return for how long the guests of each scene ran, by kernel."""
+    seconds: dict[str, dict[str, int]] = defaultdict(dict)
+    for result in results:
+        seconds[result.scene][result.kernel] = round(sum(cost.ran for cost in result.costs.values()))
+    return seconds
 
 
 def _missing(results: list[Result]) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from tests.vm.guest import Guest
 
 # Of one CPU. Who waits wakes up now and then.
 AT_REST = 0.3
+MOMENTS, MOMENT_SECONDS = 5, 0.02
 
 
 class Patience:
@@ -28,7 +29,7 @@ class Patience:
         self._runs, self._rests = runs, rests
         self._seen: object = None
         self._began = guest.ran()
-        self._last = (time.monotonic(), guest.effort())
+        self._last = (time.monotonic(), guest.ran())
         self._rested = 0.0
 
     def over(self, seen: object) -> bool:
@@ -37,11 +38,19 @@ class Patience:
 
         :param seen: Something that is another one as long as the guest gets on
         """
-        now, effort = time.monotonic(), self._guest.effort()
-        passed, spent = now - self._last[0], effort - self._last[1]
-        self._last = (now, effort)
-        rests = spent < AT_REST * passed and not self._guest.wants_to_run()
+        now, ran = time.monotonic(), self._guest.ran()
+        passed, spent = now - self._last[0], ran - self._last[1]
+        self._last = (now, ran)
+        rests = spent < AT_REST * passed and self._sleeps()
         self._rested = self._rested + passed if rests else 0.0
         if seen != self._seen:
-            self._seen, self._began, self._rested = seen, self._guest.ran(), 0.0
-        return self._rested > self._rests or self._guest.ran() - self._began > self._runs
+            self._seen, self._began, self._rested = seen, ran, 0.0
+        return self._rested > self._rests or ran - self._began > self._runs
+
+    def _sleeps(self) -> bool:
+        """Return whether it sleeps, or does after a moment, for what was asked of it to look at it."""
+        for _ in range(MOMENTS):
+            if not self._guest.wants_to_run():
+                return True
+            time.sleep(MOMENT_SECONDS)
+        return False

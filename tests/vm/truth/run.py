@@ -122,22 +122,27 @@ class _Company:
 
     :ivar places: Where they have folios
     :ivar kept: Where they have folios that are refused
-    :ivar blocks: Whether the kernel never comes back from one of them
+    :ivar free: Whether any of their folios is not refused
+    :ivar blocks: Whether the kernel never comes back from one of them, nor gets to any other then
     """
 
     scenarios: set[str] = field(default_factory=set)
     places: set[int] = field(default_factory=set)
     kept: set[int] = field(default_factory=set)
+    free: bool = False
     blocks: bool = False
 
     def takes(self, other: _Company) -> bool:
         """Return whether the kernel comes to all folios of both, and that of each for itself."""
-        return self.blocks == other.blocks and self.kept.isdisjoint(other.places) and other.kept.isdisjoint(self.places)
+        if self.blocks != other.blocks or (self.blocks and (self.free or other.free)):
+            return False
+        return self.kept.isdisjoint(other.places) and other.kept.isdisjoint(self.places)
 
     def add(self, other: _Company) -> None:
         self.scenarios |= other.scenarios
         self.places |= other.places
         self.kept |= other.kept
+        self.free |= other.free
 
 
 def _companies(folios: Iterable[Folio], path: str, place: Callable[[Folio], set[int]]) -> list[_Company]:
@@ -157,6 +162,7 @@ def _companies(folios: Iterable[Folio], path: str, place: Callable[[Folio], set[
             mine.scenarios.add(name)
             mine.places |= place(folio)
             mine.kept |= place(folio) if refused else set()
+            mine.free |= not refused
             mine.blocks |= folio.said[path]["duration"] == "will-block"
     huge_pages = [by_scenario.pop("hugetlb")] if "hugetlb" in by_scenario else []
     result: list[_Company] = []
