@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from drgn import FaultError, Program
 
@@ -54,6 +55,7 @@ class Container:
         return f"{self.kind}:{name}"
 
 
+@lru_cache(maxsize=4096)
 def container_of(path: str) -> Container | None:
     """Return the innermost container that a cgroup's path names."""
     best: tuple[int, Container] | None = None

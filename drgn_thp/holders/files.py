@@ -28,6 +28,7 @@ MAX_FILES = 1 << 24
 _CACHES = frozenset(("filp", "bfilp"))
 # Where caches may be merged (before v6.12), the cache may have another one's name. Newer kernels have no such symbol.
 _CACHE_SYMBOL = "filp_cachep"
+_KEPT = 1 << 16  # answers on files: who asks for one asks again, of each page that it holds
 _DEAD = 0xA000000000000000  # FILE_REF_RELEASED, include/linux/file_ref.h: from here on nobody has it
 
 
@@ -69,6 +70,7 @@ class Files:
         self.context = context
         self.prog = context.prog
         self.failures: list[str] = []
+        self._found: dict[int, list[Descriptor]] = {}
         little = self.prog.platform is None or self.prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
         self._word = numpy.dtype("<u8" if little else ">u8")
 
@@ -229,8 +231,16 @@ class Files:
 
     def descriptors(self, file: int) -> list[Descriptor]:
         """Return by which descriptors processes have a file open, in order of process and descriptor."""
-        table = self._descriptors
-        start, stop = (int(numpy.searchsorted(table.file, numpy.uint64(file), side)) for side in ("left", "right"))
+        found = self._found.get(file)
+        if found is None:
+            if len(self._found) >= _KEPT:
+                self._found.clear()
+            found = self._found[file] = self._find(file)
+        return found
+
+    def _find(self, file: int) -> list[Descriptor]:
+        table, address = self._descriptors, numpy.uint64(file)
+        start, stop = int(table.file.searchsorted(address)), int(table.file.searchsorted(address, "right"))
         found = [
             Descriptor(task.tgid, task.comm, fd)
             for files, fd in zip(table.table[start:stop].tolist(), table.fd[start:stop].tolist())

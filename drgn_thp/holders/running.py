@@ -20,6 +20,8 @@ from .model import Claim, Outcome, Owner, Walker
 
 MAX_ROWS = 1 << 25
 """Claims on single folios that are kept of one walker."""
+MAX_PENDING, MAX_PENDING_PAGES = 1 << 12, 1 << 20
+"""Claims, and pages of them, that are looked at together."""
 
 
 class Suspects:
@@ -33,8 +35,13 @@ class Suspects:
     def __len__(self) -> int:
         return len(self.pfn)
 
+    def row(self, pfn: int) -> int:
+        """Return in which of the folios a page is; -1 for none."""
+        row = int(self.pfn.searchsorted(pfn, "right")) - 1
+        return row if row >= 0 and pfn < int(self.pfn[row]) + int(self.pages[row]) else -1
+
     def rows(self, pfns: Column) -> Column:
-        """Return in which of the folios each page is; -1 for none."""
+        """Return the same of each of many pages."""
         if not len(self.pfn):
             return numpy.full(len(pfns), -1, numpy.int64)
         row = numpy.searchsorted(self.pfn, pfns, "right") - 1
@@ -53,6 +60,17 @@ class Held:
     exact: bool
     expected: bool
     transient: bool = False
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A claim that was not looked at yet."""
+
+    kind: str
+    about: Claim
+    pages: Column
+    gets: int | Column
+    pins: int | Column
 
 
 @dataclass
@@ -76,34 +94,55 @@ class Findings:
         self.kept = Kept()
         self._about: list[tuple[str, Claim]] = []
         self._columns = _Columns()
+        self._pending: list[_Pending] = []
+        self._pending_pages = 0
         self._starts: Column = numpy.zeros(1, numpy.int64)
         self._passing: Column = numpy.zeros(len(suspects), bool)
 
     def add(self, kind: str, claim: Claim, transient: bool = False) -> int:
         """
-        Keep what a claim says of the suspects, and return how many of them.
+        Keep what a claim says of the suspects, and return how many rows are known to be kept since the last answer.
+
+        Claims are looked at many at a time; :meth:`settle` looks at the rest.
 
         :param transient: Whether the owner lets go by itself, where the claim does not say
         """
-        pfns = numpy.asarray(claim.pages, numpy.int64).reshape(-1)
-        rows = self.suspects.rows(pfns)
+        pages = numpy.asarray(claim.pages, numpy.int64).reshape(-1)
+        gets, pins = (
+            number if isinstance(number, int) else numpy.broadcast_to(numpy.asarray(number), pages.shape)
+            for number in (claim.gets, claim.pins)
+        )
+        # The claim is kept for its owner; its pages may be many, and none of the suspects.
+        passes = transient if claim.transient is None else claim.transient
+        about = replace(claim, pages=(), gets=0, pins=0, transient=passes)
+        self._pending.append(_Pending(kind, about, pages, gets, pins))
+        self._pending_pages += len(pages)
+        many = len(self._pending) >= MAX_PENDING or self._pending_pages >= MAX_PENDING_PAGES
+        return self.settle() if many else 0
+
+    def settle(self) -> int:
+        """Look at the claims that were added last, and return of how many rows they are."""
+        pending, self._pending, self._pending_pages = self._pending, [], 0
+        if not pending:
+            return 0
+        lengths = [len(one.pages) for one in pending]
+        rows = self.suspects.rows(numpy.concatenate([one.pages for one in pending]))
         wanted = rows >= 0
         if not wanted.any():
             return 0
-        found, inverse = numpy.unique(rows[wanted], return_inverse=True)
-        sums = [
-            numpy.bincount(inverse, numpy.broadcast_to(numpy.asarray(number), pfns.shape)[wanted], len(found))
-            for number in (claim.gets, claim.pins)
-        ]
-        # The claim is kept for its owner; its pages may be many, and none of the suspects.
-        about = replace(claim, pages=(), transient=transient if claim.transient is None else claim.transient)
-        self._about.append((kind, replace(about, gets=0, pins=0)))
-        if about.transient and not about.expected:
-            self._passing[found] = True
-        self._columns.row.append(found)
-        self._columns.claim.append(numpy.full(len(found), len(self._about) - 1, numpy.int64))
-        self._columns.gets.append(sums[0].astype(numpy.int64))
-        self._columns.pins.append(sums[1].astype(numpy.int64))
+        count = len(self.suspects)
+        keys = numpy.repeat(numpy.arange(len(pending)), lengths)[wanted] * count + rows[wanted]
+        found, inverse = numpy.unique(keys, return_inverse=True)
+        used, claims = numpy.unique(found // count, return_inverse=True)
+        kept = [pending[i] for i in used.tolist()]
+        passing = numpy.array([bool(one.about.transient and not one.about.expected) for one in kept])
+        self._passing[(found % count)[passing[claims]]] = True
+        self._columns.row.append(found % count)
+        self._columns.claim.append(claims + len(self._about))
+        self._about += [(one.kind, one.about) for one in kept]
+        for column, name in ((self._columns.gets, "gets"), (self._columns.pins, "pins")):
+            weights = _spread([getattr(one, name) for one in pending], lengths)[wanted]
+            column.append(numpy.bincount(inverse, weights, len(found)).astype(numpy.int64))
         return len(found)
 
     def look_for_keepers(self, ground: Ground, seconds: float) -> Outcome:
@@ -139,7 +178,7 @@ class Findings:
 
     def of(self, pfn: int) -> list[Held]:
         """Return who holds a folio, which must be one of the suspects; each owner once."""
-        row = int(self.suspects.rows(numpy.array([pfn]))[0])
+        row = self.suspects.row(pfn)
         if row < 0:
             return []
         found: dict[tuple[str, Owner, bool, bool, bool], list[int]] = {}
@@ -201,6 +240,15 @@ def _run(ground: Ground, walker: Walker, outcome: Outcome, findings: Findings, s
     except Exception as error:  # a walker's failure, whatever it is, costs its own rows only, and is shown
         outcome.state = "failed"
         outcome.why = str(error) if isinstance(error, FaultError) else f"{type(error).__name__}: {error}"
+    finally:
+        findings.settle()
+
+
+def _spread(numbers: list[int | Column], lengths: list[int]) -> Column:
+    """Return one number for each page: some are the same for all pages of a claim."""
+    if all(isinstance(number, int) for number in numbers):
+        return numpy.repeat(numpy.array(numbers, numpy.int64), lengths)
+    return numpy.concatenate([numpy.broadcast_to(number, length) for number, length in zip(numbers, lengths)])
 
 
 def _checked(ground: Ground, walker: Walker) -> Iterator[Claim]:

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 from .ground import Ground
 from .model import Claim, Owner, Walker
-from .pipes import BUFFER, PIPE, contents
+from .pipes import BUFFER, PIPE, Rings
 
 TASK = "struct task_struct"
 
 
 def walk(ground: Ground) -> Iterator[Claim]:
     """Yield what is in the pipe of each task that has one."""
-    pipe_at = ground.offset(TASK, "splice_pipe")
+    rings, pipe_at = Rings(ground), ground.offset(TASK, "splice_pipe")
     for task in ground.files.tasks.by_address:
         with ground.part(f"pipe of task {task:#x}"):
             pipe = ground.word(task + pipe_at)
-            pages = contents(ground, pipe) if pipe else []
+            pages = rings.contents(pipe) if pipe else []
             if len(pages):
                 yield Claim(Owner("sendfile", task=task), ground.pfns(pages), gets=1)
 

@@ -106,10 +106,10 @@ class Mappers:
         self.hits = self.hits.select(order)
 
     def _rows(self, pfn: int) -> range:
-        number = int(self.suspects.find(numpy.array([pfn]))[0])
+        number = self.suspects.number(pfn)
         if number < 0:
             return range(0)
-        low, high = numpy.searchsorted(self.hits.folio, [number, number + 1])
+        low, high = self.hits.folio.searchsorted([number, number + 1])
         return range(int(low), int(high))
 
     def count(self, pfn: int) -> int:

@@ -35,6 +35,11 @@ class Suspects:
     def __len__(self) -> int:
         return len(self.start)
 
+    def number(self, pfn: int) -> int:
+        """Return which of the folios a page is of, by number; -1 if none."""
+        number = int(self.start.searchsorted(pfn, "right")) - 1
+        return number if number >= 0 and pfn < self.end[number] else -1
+
     def find(self, pfn: Column, pages: int = 1) -> Column:
         """Return for each run of pages which of the folios it is of, by number; -1 where none."""
         result = numpy.full(len(pfn), -1, numpy.int64)

@@ -22,6 +22,7 @@ from drgn_thp.holders.balance import sheets
 from drgn_thp.holders.files import Files
 from drgn_thp.holders.running import Suspects, find_holders
 from drgn_thp.mappers import find_mappers
+from drgn_thp.mappers.suspects import Suspects as MapperSuspects
 
 from .held import Machine
 
@@ -47,8 +48,8 @@ def measure(vmcore: Path, vmlinux: Path) -> dict[str, Any]:
             pids.update(f"{record['kind']} {record['pid']}" for record in sheet.records())
             left += sheet.unexplained
     holders = time.process_time()
-    mappers = find_mappers(machine.context, pfns.tolist())
-    mappings = [len(mappers.records(pfn)[0]) + mappers.records(pfn)[1] for pfn in pfns.tolist()]
+    mappers = find_mappers(machine.context, MapperSuspects(pfns, pages))
+    mappings = [len(records) + more for records, more in map(mappers.records, pfns.tolist())]
     return {
         "folios": len(pfns),
         "files": len(files),
