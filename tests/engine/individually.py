@@ -100,11 +100,21 @@ def scanned(census: BlockCensus) -> Plain:
     )
 
 
-def differences(context: Context, blocks: list[Block]) -> list[str]:
+class WholeScan(Scan):
+    """Reads free memory, too: where that is damaged, what is seen in it depends on where reading begins."""
+
+    def _range(self, open_: Any, start: int, end: int) -> None:
+        size = self.context.memmap.pages_per_chunk
+        for pfn in range(start, end, size):
+            self._after_free = False
+            super()._range(open_, pfn, min(pfn + size, end))
+
+
+def differences(context: Context, blocks: list[Block], kind: type[Scan] = Scan) -> list[str]:
     """Compare a scan of some blocks with judging every folio of them for itself, and return what differs, in words."""
     judges = all_paths(context)
     result = []
-    for census in Scan(context, judges).blocks(blocks):
+    for census in kind(context, judges).blocks(blocks):
         scan, plain = scanned(census), judged(context.folios(every_folio(context, census.block)), judges)
         for name in ("folios", "pages", "zones", "refused", "listed"):
             one, other = getattr(scan, name), getattr(plain, name)

@@ -23,7 +23,7 @@ from drgn_thp.folios import Column, Folios
 from drgn_thp.rows import Rows, concatenate
 
 from .damage import damaged
-from .individually import all_paths, blocks_of, differences
+from .individually import WholeScan, all_paths, blocks_of, differences
 from .opened import Opened
 from .overlay import Overlay
 
@@ -351,4 +351,4 @@ def test_classes_hold_on_damaged_memory(overlay: Overlay, name: str) -> None:
     """The same where facts have values that no kernel would give them."""
     damaged(overlay, name, 100)
     context = Context.of(overlay.prog)
-    assert differences(context, blocks_of(context)) == []
+    assert differences(context, blocks_of(context), WholeScan) == []
