@@ -246,7 +246,7 @@ def test_what_is_busy_has_a_user(case: Case) -> None:
     assert used == busy != set()
 
 
-@pytest.mark.parametrize(("case", "kind"), EACH_WALKER, indirect=["case"])
+@pytest.mark.parametrize(("case", "kind"), EACH_WALKER, indirect=["case"], scope="module")
 def test_each_walker_counts(case: Case, kind: str) -> None:
     """Without it, just the folios that it explains are left unexplained, by what it explains."""
     mine = {}
