@@ -17,7 +17,7 @@ import numpy
 import numpy.typing
 
 from . import initramfs, kernels, workload
-from .cache import cache_dir, new_directory
+from .cache import cache_dir, locked, new_directory
 from .elfcore import ElfCore, build_id
 from .guest import Guest, GuestError
 from .matrix import Kernel, kernel
@@ -184,9 +184,15 @@ def ensure_dump(entry: Kernel, refresh: bool = False, scene: Scene = LAB) -> Dum
     directory = dump_directory(files, scene)
     dump = Dump(entry.name, scene, files.version, files.release, directory, files.vmlinux, files.modules)
     if not directory.exists():
-        with new_directory(directory) as scratch:
-            _make(files, replace(dump, directory=scratch))
+        with locked(directory):
+            _ensure(files, dump)
     return dump
+
+
+def _ensure(files: kernels.Files, dump: Dump) -> None:
+    if not dump.directory.exists():
+        with new_directory(dump.directory) as scratch:
+            _make(files, replace(dump, directory=scratch))
 
 
 def dump_directory(files: kernels.Files, scene: Scene = LAB) -> Path:

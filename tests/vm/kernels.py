@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cache import cache_dir, new_directory
+from .cache import cache_dir, locked, new_directory
 from .matrix import Kernel
 
 APT_DIRECTORY = Path("/etc/apt")
@@ -73,10 +73,14 @@ def fetch(kernel: Kernel, refresh: bool = False) -> Files:
     :param refresh: Ask the archive for a newer version, even when the cache has one.
     :raises FetchError: if no version of the kernel can be fetched
     """
-    if not refresh:
-        cached = newest_cached(kernel)
-        if cached:
-            return cached
+    cached = None if refresh else newest_cached(kernel)
+    if cached:
+        return cached
+    with locked(_kernel_cache(kernel)):
+        return (None if refresh else newest_cached(kernel)) or _fetch(kernel)
+
+
+def _fetch(kernel: Kernel) -> Files:
     apt = _Apt(kernel)
     failures = []
     for version in apt.versions():
@@ -101,6 +105,13 @@ def module_symbols(kernel: Kernel, version: str) -> tuple[Path, ...]:
         return ()
     directory = cache_dir() / "symbols" / "-".join((kernel.name, version, *kernel.module_symbols))
     if not directory.exists():
+        with locked(directory):
+            _ensure_module_symbols(kernel, version, directory)
+    return tuple(directory / f"{name}.ko" for name in kernel.module_symbols)
+
+
+def _ensure_module_symbols(kernel: Kernel, version: str, directory: Path) -> None:
+    if not directory.exists():
         apt = _Apt(kernel)
         with new_directory(directory) as scratch:
             for package in sorted(apt.kernel_packages(kernel.metapackages[1], version)):
@@ -108,7 +119,6 @@ def module_symbols(kernel: Kernel, version: str) -> tuple[Path, ...]:
             for name in kernel.module_symbols:
                 shutil.move(_the_one(scratch, [f"usr/lib/debug/**/{name}.ko"]), scratch / f"{name}.ko")
             shutil.rmtree(scratch / "usr")
-    return tuple(directory / f"{name}.ko" for name in kernel.module_symbols)
 
 
 def newest_cached(kernel: Kernel) -> Files | None:
