@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +34,20 @@ MINUTES = 10
 Outcomes = list[dict[str, Any]]
 
 
+@lru_cache(maxsize=1)
 def run(entry: Kernel) -> Outcomes:
     """Damage one kernel's dump in a process of its own, and return how every command ended."""
+    ensure_dump(entry)
     command = [sys.executable, "-m", "tests.engine.hostile", entry.name, "--seeds", str(SEEDS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 * MINUTES)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.fixture(scope="session")
-def runs() -> Iterator[dict[str, Future[Outcomes]]]:
-    """All kernels, two at a time."""
-    for entry in KERNELS:
-        ensure_dump(entry)
-    with ThreadPoolExecutor(2) as pool:
-        yield {entry.name: pool.submit(run, entry) for entry in KERNELS}
-
-
 @pytest.fixture(params=KERNELS, ids=lambda entry: entry.name)
-def outcomes(request: pytest.FixtureRequest, runs: dict[str, Future[Outcomes]]) -> Outcomes:
+def outcomes(request: pytest.FixtureRequest) -> Outcomes:
     """How every command ended, for each kernel in turn."""
-    return runs[request.param.name].result()
+    return run(request.param)
 
 
 def test_nothing_goes_wrong(outcomes: Outcomes) -> None:

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 
 import pytest
 from drgn import FaultError
@@ -119,10 +121,8 @@ def words(reads: dict[int, int]) -> set[int]:
     return {a for start, size in reads.items() for a in range(start & ~7, start + size, 8)}
 
 
-def own_words(reads: dict[int, int], others: set[int]) -> list[list[int]]:
-    parts = (
-        [a for a in range(start & ~7, start + size, 8) if a not in others] for start, size in sorted(reads.items())
-    )
+def own_words(reads: dict[int, int], own: set[int]) -> list[list[int]]:
+    parts = ([a for a in range(start & ~7, start + size, 8) if a in own] for start, size in sorted(reads.items()))
     return [part for part in parts if part]
 
 
@@ -137,11 +137,14 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def subject(request: pytest.FixtureRequest) -> Subject:
-    entry: Kernel
-    scene: Scene
-    entry, scene = request.param
+    return subject_of(*request.param)
+
+
+@lru_cache(maxsize=1)
+def subject_of(entry: Kernel, scene: Scene) -> Subject:
+    """Open a dump, and find out what each walker reads of it: that takes far longer than a test."""
     dump = ensure_dump(entry, scene=scene)
     overlay = Watched(dump)
     made = Subject(overlay, Machine(Context.of(overlay.prog)))
@@ -153,10 +156,11 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     read = {kind: words(of_kind) for kind, of_kind in reads.items()}
     common = set.intersection(*(read[kind] for kind in OF_STACKS[:-1]))
     alone = basis.union(read[FILES], *(theirs for kind, theirs in read.items() if kind not in OF_STACKS))
-    made.words[STACKS] = own_words(dict.fromkeys(common, 8), alone)
+    made.words[STACKS] = own_words(dict.fromkeys(common, 8), common - alone)
+    readers = Counter(chain.from_iterable(read.values()))
     for kind, of_kind in reads.items():
-        others = [theirs for other, theirs in read.items() if other != kind] if kind != FILES else []
-        made.words[kind] = own_words(of_kind, basis.union(*others))
+        own = {a for a in read[kind] if kind == FILES or readers[a] == 1} - basis
+        made.words[kind] = own_words(of_kind, own)
     overlay.mend()
     return made
 
@@ -185,7 +189,7 @@ def told(findings: Findings, kinds: Collection[str]) -> dict[str, tuple[str, int
     return {o.kind: (o.state, o.claims, o.failures) for o in findings.outcomes if o.kind in kinds}
 
 
-@pytest.mark.parametrize(("subject", "kind"), CASES, indirect=["subject"], scope="module")
+@pytest.mark.parametrize(("subject", "kind"), CASES, indirect=["subject"])
 def test_damage_is_counted(subject: Subject, kind: str) -> None:
     """Nothing is raised, all comes to an end; and mostly, something is noticed."""
     if not subject.words[kind]:
@@ -203,7 +207,8 @@ def test_damage_is_counted(subject: Subject, kind: str) -> None:
             assert [p for p in findings.problems if not p.startswith((f"walker {kind}", KEPT))] == [], seed
         if noticed and seed + 1 >= SEEDS:
             break
-    assert noticed
+    # What holds nothing may have read nothing but names, of which none is wrong.
+    assert noticed or (kind in registry().walkers and not told(subject.whole, [kind])[kind][1])
 
 
 @pytest.mark.parametrize("half", [0, 1])

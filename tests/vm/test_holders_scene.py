@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -105,39 +107,38 @@ def by_makedumpfile(dump: Dump, directory: Path) -> Path:
     return filtered(core, directory / "kdump", "-c", "-d", "31")
 
 
-FORMS = (whole, without_pages, by_makedumpfile)
+Form = Callable[[Dump, Path], Path]
+FORMS: tuple[Form, ...] = (whole, without_pages, by_makedumpfile)
 
 
 # makedumpfile 1.7 takes slab objects of these for free pages.
 TOO_NEW = ("6.12", "7.3")
-CASES = [(k, HOLDERS, form) for k in KERNELS for form in FORMS if form is not by_makedumpfile or k.name not in TOO_NEW]
-MORE_CASES = [(k, DRIVERS, form) for k in WITH_DRIVERS for form in (whole, without_pages)]
+Param = tuple[Kernel, Scene, Form]
+CASES: list[Param] = [
+    (k, HOLDERS, form) for k in KERNELS for form in FORMS if form is not by_makedumpfile or k.name not in TOO_NEW
+]
+MORE_CASES: list[Param] = [(k, DRIVERS, form) for k in WITH_DRIVERS for form in (whole, without_pages)]
 
 
-def name_of(param: tuple[Kernel, Scene, Callable[..., Path]]) -> str:
+def name_of(param: Param) -> str:
     return f"{param[0].name}-{param[2].__name__}"
 
 
+# That the other forms say the same is another test.
+WHOLE = [param for param in CASES + MORE_CASES if param[2] is whole]
 # For what is planted in one of the scenes only.
 of_holders = pytest.mark.parametrize("case", CASES, indirect=True, ids=name_of, scope="module")
 
 
-# On whole dumps: that others say the same is another test.
-EACH_WALKER = [
-    pytest.param(param, kind, id=f"{name_of(param)}-{kind}")
-    for param in CASES + MORE_CASES
-    for kind in sorted(registry().walkers)
-    if param[2] is whole and (kind in KINDS_OF_DRIVERS) == (param[1] is DRIVERS)
-]
-
-
 @pytest.fixture(scope="module", params=CASES + MORE_CASES, ids=name_of)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    entry: Kernel
-    scene: Scene
-    entry, scene, form = request.param
+    return case_of(*request.param, tmp_path_factory.getbasetemp())
+
+
+@lru_cache(maxsize=1)
+def case_of(entry: Kernel, scene: Scene, form: Form, parent: Path) -> Case:
     dump = ensure_dump(entry, scene=scene)
-    machine = Machine.of(dump, form(dump, tmp_path_factory.mktemp("core")))
+    machine = Machine.of(dump, form(dump, Path(mkdtemp(dir=parent))))
     copies = COPIES.get(entry.name, set())
     return Case(dump, machine, machine.find(), [one for one in planted(dump) if one.scenario not in copies])
 
@@ -246,20 +247,24 @@ def test_what_is_busy_has_a_user(case: Case) -> None:
     assert used == busy != set()
 
 
-@pytest.mark.parametrize(("case", "kind"), EACH_WALKER, indirect=["case"], scope="module")
-def test_each_walker_counts(case: Case, kind: str) -> None:
+@pytest.mark.parametrize("case", WHOLE, indirect=True, ids=name_of, scope="module")
+def test_each_walker_counts(case: Case) -> None:
     """Without it, just the folios that it explains are left unexplained, by what it explains."""
-    mine = {}
-    for pfn, sheet in case.found.sheets.items():
-        rows = [(held, references) for held, references, _ in sheet.holders if held.kind == kind]
-        left = sheet.unexplained + sum(references for _, references in rows)
-        pins = sheet.unexplained_pins + sum(held.pins for held, _ in rows if not held.expected)
-        if left or pins:
-            mine[pfn] = (left, pins)
-    assert case.machine.find({kind}).unbalanced() == mine
-    own = {case.machine.head(one.pfn) for one in case.known if WALKERS[one.kind] == kind}
-    expected = {p for p in own if any(h.expected for h, _, _ in case.found.sheets[p].holders)}
-    assert own - expected <= mine.keys()
+    drivers = case.dump.scene is DRIVERS
+    for kind in sorted(registry().walkers):
+        if (kind in KINDS_OF_DRIVERS) != drivers:
+            continue
+        mine = {}
+        for pfn, sheet in case.found.sheets.items():
+            rows = [(held, references) for held, references, _ in sheet.holders if held.kind == kind]
+            left = sheet.unexplained + sum(references for _, references in rows)
+            pins = sheet.unexplained_pins + sum(held.pins for held, _ in rows if not held.expected)
+            if left or pins:
+                mine[pfn] = (left, pins)
+        assert case.machine.find({kind}).unbalanced() == mine, kind
+        own = {case.machine.head(one.pfn) for one in case.known if WALKERS[one.kind] == kind}
+        expected = {p for p in own if any(h.expected for h, _, _ in case.found.sheets[p].holders)}
+        assert own - expected <= mine.keys(), kind
 
 
 def test_pins_weigh_what_they_should(case: Case) -> None:
