@@ -15,7 +15,7 @@ from ..folios import Column
 from .dmabuf import BUFFER as DMA_BUFFER
 from .dmabuf import exported
 from .ground import Ground
-from .model import Claim, Damaged, Owner, Walker
+from .model import Claim, Owner, Walker
 
 FILE, OPERATIONS, CLIENT = "struct file", "struct file_operations", "struct drm_file"
 OBJECT, BUFFER = "struct drm_gem_object", "struct drm_gem_shmem_object"
@@ -40,12 +40,10 @@ def walk(ground: Ground) -> Iterator[Claim]:
             count >>= ground.context.kernel.page_shift
             if not array:
                 continue
-            if count > MAX_PAGES:
-                raise Damaged(f"{count} pages")
-            pages = ground.pfns(ground.words(array, count))
+            pages = ground.page_array(array, count, MAX_PAGES)
             files = list(dict.fromkeys(files))
             what = f"graphics buffer, {count << ground.context.kernel.page_shift >> 10} KiB"
-            owner = Owner(what, file=files[0], more_files=tuple(files[1:]))
+            owner = Owner.by_files(what, files)
             yield Claim(owner, pages, gets=_weights(ground, pages))
 
 

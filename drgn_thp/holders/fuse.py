@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .ground import Ground
-from .model import Claim, Damaged, Owner, Walker
+from .model import Claim, Owner, Walker
 
 CONNECTION, CHANNEL, DEVICE = "struct fuse_conn", "struct fuse_chan", "struct fuse_dev"
 REQUEST, ARGUMENTS, PAGES = "struct fuse_req", "struct fuse_args", "struct fuse_args_pages"
@@ -99,7 +99,7 @@ class _Requests:
         end, written = int(arguments.end.value_()), int(arguments.opcode.value_()) == _WRITE
         own = address - ground.offset(PAGES, "args")
         gets, pins = 1, 0
-        owner = Owner("request of a FUSE filesystem", file=servers[0] if servers else 0, more_files=tuple(servers[1:]))
+        owner = Owner.by_files("request of a FUSE filesystem", servers)
         if arguments.user_pages.value_():
             # Newer kernels pin memory of a process, and take no reference on what comes from elsewhere.
             if ground.has(ARGUMENTS, "is_pinned"):
@@ -113,9 +113,7 @@ class _Requests:
         by_folio = ground.has(PAGES, "folios") and not ground.has(PAGES, "pages")
         array, number = ("folios", "num_folios") if by_folio else ("pages", "num_pages")
         count = ground.uint(PAGES, own, number)
-        if count > MAX_PAGES:
-            raise Damaged(f"{count} pages")
-        pages = ground.pfns(ground.words(ground.pointer(PAGES, own, array), count))
+        pages = ground.page_array(ground.pointer(PAGES, own, array), count, MAX_PAGES)
         yield Claim(owner, pages, gets=gets, pins=pins)
 
     def _asking_file(self, pages: int) -> int:

@@ -244,6 +244,17 @@ class Ground:
             self.outcome.first_failure = self.outcome.first_failure or f"{first:#x} is no struct page"
         return result[good]
 
+    def page_array(self, address: int, count: int, limit: int) -> Column:
+        """
+        Return the page frames of an array of ``struct page`` addresses, as :meth:`pfns` does.
+
+        :raises FaultError: if it cannot be read
+        :raises Damaged: if there are more than ``limit``
+        """
+        if count > limit:
+            raise Damaged(f"{count} pages")
+        return self.pfns(self.words(address, count))
+
     # What is linked.
 
     def chain(self, first: int, following: Callable[[int], int], limit: int = MAX_LENGTH) -> Iterator[int]:

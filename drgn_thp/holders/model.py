@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,11 @@ class Owner:
     mm: int = 0
     cpu: int | None = None
     device: str = ""
+
+    @staticmethod
+    def by_files(what: str, files: Sequence[int], device: str = "") -> Owner:
+        """Return who has some ``struct file``, by their addresses, any of which is as good as another."""
+        return Owner(what, file=files[0] if files else 0, more_files=tuple(files[1:]), device=device)
 
 
 @dataclass(frozen=True)

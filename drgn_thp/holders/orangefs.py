@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .ground import Ground
-from .model import Claim, Damaged, Owner, Walker
+from .model import Claim, Owner, Walker
 
 BUFFERS = "struct orangefs_bufmap"
 MAX_PAGES = 1 << 20
@@ -24,10 +24,8 @@ def walk(ground: Ground) -> Iterator[Claim]:
             file for file, _ in ground.files.having([ground.symbol("orangefs_devreq_file_operations", "orangefs")])
         ]
         count = ground.uint(BUFFERS, buffers, "page_count")
-        if count > MAX_PAGES:
-            raise Damaged(f"{count} pages")
-        owner = Owner("memory of the client", file=files[0] if files else 0, more_files=tuple(files[1:]))
-        yield Claim(owner, ground.pfns(ground.words(ground.pointer(BUFFERS, buffers, "page_array"), count)), pins=1)
+        pages = ground.page_array(ground.pointer(BUFFERS, buffers, "page_array"), count, MAX_PAGES)
+        yield Claim(Owner.by_files("memory of the client", files), pages, pins=1)
 
 
 WALKERS = (

@@ -58,7 +58,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
         with ground.part(f"pipe {pipe:#x}"):
             pages = rings.contents(pipe)
             if len(pages):
-                yield Claim(Owner("pipe", file=files[0], more_files=tuple(files[1:])), ground.pfns(pages), gets=1)
+                yield Claim(Owner.by_files("pipe", files), ground.pfns(pages), gets=1)
 
 
 WALKERS = (

@@ -49,7 +49,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
         first = together[0]
         files = tuple(dict.fromkeys(owner.file for owner in together if owner.file))
         what = ", ".join(dict.fromkeys(owner.what for owner in together))
-        owner = Owner(what, file=files[0] if files else 0, more_files=files[1:], device=first.device)
+        owner = Owner.by_files(what, files, first.device)
         yield Claim(owner, ground.pfns(numpy.concatenate(parts)), gets=1)
 
 

@@ -44,7 +44,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
             driver, iommu = (ground.pointer(CONTAINER, container, member) for member in ("iommu_driver", "iommu_data"))
             if not driver or not iommu or ground.pointer(DRIVER, driver, "ops") != operations:
                 continue
-            owner = Owner(_name(ground, container), file=files[0], more_files=tuple(files[1:]))
+            owner = Owner.by_files(_name(ground, container), files)
             tables = _domain(ground, iommu)
             for dma in ground.tree(iommu + ground.offset(IOMMU, "dma_list"), ground.offset(DMA, "node")):
                 with ground.part(f"vfio mapping {dma:#x}"):

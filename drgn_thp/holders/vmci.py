@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .ground import Ground
-from .model import Claim, Damaged, Owner, Walker
+from .model import Claim, Owner, Walker
 
 DEVICE, CONTEXT, LIST = "struct vmci_host_dev", "struct vmci_ctx", "struct qp_list"
 PAIR, QUEUE, PAGES = "struct qp_broker_entry", "struct vmci_queue", "struct vmci_queue_kern_if"
@@ -33,7 +33,7 @@ def walk(ground: Ground) -> Iterator[Claim]:
                 # The memory is a virtual machine's, whether it was the first one or came to a pair of the host's.
                 ends = (ground.uint(PAIR, pair, member) for member in ("create_id", "attach_id"))
                 having = [file for end in ends for file in files.get(end, ())]
-                owner = Owner("queue pair", file=having[0] if having else 0, more_files=tuple(having[1:]))
+                owner = Owner.by_files("queue pair", having)
                 for member in ("produce_q", "consume_q"):
                     yield _queue(ground, ground.pointer(PAIR, pair, member), owner)
 
@@ -41,10 +41,8 @@ def walk(ground: Ground) -> Iterator[Claim]:
 def _queue(ground: Ground, queue: int, owner: Owner) -> Claim:
     pages = ground.pointer(QUEUE, queue, "kernel_if")
     count = ground.pointer(PAGES, pages, "num_pages")
-    if count > MAX_PAGES:
-        raise Damaged(f"{count} pages")
     # What has no memory of a process has an array of NULL.
-    return Claim(owner, ground.pfns(ground.words(ground.pointer(PAGES, pages, "u.h.header_page"), count)), gets=1)
+    return Claim(owner, ground.page_array(ground.pointer(PAGES, pages, "u.h.header_page"), count, MAX_PAGES), gets=1)
 
 
 WALKERS = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .ground import Ground
-from .model import Claim, Damaged, Owner, Walker
+from .model import Claim, Owner, Walker
 from .socks import AF_XDP, of_files
 
 UMEM = "struct xdp_umem"
@@ -24,10 +24,8 @@ def walk(ground: Ground) -> Iterator[Claim]:
     for umem, files in shared.items():
         with ground.part(f"UMEM {umem:#x}"):
             count = ground.uint(UMEM, umem, "npgs")
-            if count > MAX_PAGES:
-                raise Damaged(f"{count} pages")
-            pages = ground.words(ground.pointer(UMEM, umem, "pgs"), count)
-            yield Claim(Owner("UMEM", file=files[0], more_files=tuple(files[1:])), ground.pfns(pages), pins=1)
+            pages = ground.page_array(ground.pointer(UMEM, umem, "pgs"), count, MAX_PAGES)
+            yield Claim(Owner.by_files("UMEM", files), pages, pins=1)
 
 
 WALKERS = (
