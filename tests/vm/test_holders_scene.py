@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 
@@ -132,13 +130,10 @@ of_holders = pytest.mark.parametrize("case", CASES, indirect=True, ids=name_of, 
 
 @pytest.fixture(scope="module", params=CASES + MORE_CASES, ids=name_of)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return case_of(*request.param, tmp_path_factory.getbasetemp())
-
-
-@lru_cache(maxsize=1)
-def case_of(entry: Kernel, scene: Scene, form: Form, parent: Path) -> Case:
+    param: Param = request.param
+    entry, scene, form = param
     dump = ensure_dump(entry, scene=scene)
-    machine = Machine.of(dump, form(dump, Path(mkdtemp(dir=parent))))
+    machine = Machine.of(dump, form(dump, tmp_path_factory.mktemp("core")))
     copies = COPIES.get(entry.name, set())
     return Case(dump, machine, machine.find(), [one for one in planted(dump) if one.scenario not in copies])
 
