@@ -35,7 +35,7 @@ from .sections import OddPageblocks, Pageblocks, Sections, read_pageblocks, read
 from .settle import Settler, contradicts
 from .traits import read_kernel
 from .virtio_mem import VirtioMem, read_virtio_mem
-from .zones import Zone, check_zone_bits, read_zones
+from .zones import Zone, check_zone_bits, movable_nodes, nodes_among_movable, read_zones
 
 
 @dataclass
@@ -61,6 +61,8 @@ class Context:
     memmap: Memmap
     sections: Sections
     zones: list[Zone]
+    zones_missing: bool
+    """Whether there may be zones that could not be read."""
     pageblocks: Pageblocks
     mappings: Mappings
     batches: Batches
@@ -139,7 +141,10 @@ class Context:
         kinds = self.mappings.kinds_of(numpy.where(untyped, f.mapping, numpy.uint64(0)), is_pointer)
         f.attach(mapping_kind=kinds, **self.mappings.columns(kinds))
         f.attach(**hugetlb_columns(self.hstates, f))
-        f.attach(kernel_memory_on_node=~numpy.isin(f.node, self._movable_nodes))
+        f.attach(
+            kernel_memory_on_node=~numpy.isin(f.node, self._movable_nodes),
+            others_all_movable=numpy.isin(f.node, self._nodes_among_movable),
+        )
         f.attach(
             batches=self._batches(rows.pfn),
             zero_page=_any_of(rows.pfn, self.zero_pfns),
@@ -226,16 +231,15 @@ class Context:
         position = numpy.minimum(numpy.searchsorted(pfns, pfn), len(pfns) - 1)
         return numpy.where(pfns[position] == pfn, counts[position], 0)
 
+    # Of a node that could not be read, which the report says, nothing is known against it.
+
     @cached_property
     def _movable_nodes(self) -> list[int]:
-        """
-        Nodes that have no memory for the kernel itself.
+        return movable_nodes(self.zones, self.kernel.zone_movable)
 
-        Of a node that could not be read, which the report says, nothing is known against it.
-        """
-        movable = self.kernel.zone_movable
-        own = {zone.node for zone in self.zones if zone.index < movable and zone.present_pages}
-        return sorted({zone.node for zone in self.zones} - own)
+    @cached_property
+    def _nodes_among_movable(self) -> list[int]:
+        return [] if self.zones_missing else nodes_among_movable(self.zones, self.kernel.zone_movable)
 
     def _in_virtio_mem(self, pfn: Column) -> Column:
         result = numpy.zeros(len(pfn), dtype=bool)
@@ -412,6 +416,7 @@ def _read_context(prog: Program, racy_check: str | None) -> Context:
         memmap,
         sections,
         zones,
+        bool(failures),
         read_pageblocks(sections, layout, kernel),
         Mappings(prog, layout),
         batches,

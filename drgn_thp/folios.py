@@ -33,6 +33,7 @@ ATTACHED_BOOLEANS = (
     "inaccessible",
     "kernel_memory_on_node",
     "ksm_lost",
+    "others_all_movable",
     "pageblock_cma",
     "pageblock_isolated",
     "undecided",

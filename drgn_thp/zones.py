@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy
@@ -57,6 +58,30 @@ def _zones_of(pgdat: Object, layout: Layout) -> list[Zone]:
             present = int(zone.present_pages)
             zones.append(Zone(node, index, name, start, start + spanned, present, int(zone.address_of_())))
     return zones
+
+
+def _nodes_of_kernel(zones: Iterable[Zone], movable: int) -> set[int]:
+    return {zone.node for zone in zones if zone.index < movable and zone.present_pages}
+
+
+def movable_nodes(zones: Iterable[Zone], movable: int) -> list[int]:
+    """
+    Return the nodes that have no memory for the kernel itself, in ascending order.
+
+    :param movable: ZONE_MOVABLE of this kernel
+    """
+    return sorted({zone.node for zone in zones} - _nodes_of_kernel(zones, movable))
+
+
+def nodes_among_movable(zones: Iterable[Zone], movable: int) -> list[int]:
+    """
+    Return the nodes beside which there are others with memory (N_MEMORY), all of it movable, in ascending order.
+
+    :param movable: ZONE_MOVABLE of this kernel
+    """
+    nodes = {zone.node for zone in zones if zone.present_pages}
+    own = _nodes_of_kernel(zones, movable)
+    return [node for node in sorted(nodes) if nodes != {node} and own <= {node}]
 
 
 def check_zone_bits(memmap: Memmap, sections: Sections, zones: list[Zone]) -> list[str]:

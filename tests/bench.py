@@ -57,7 +57,7 @@ def scan_all(context: Context, prog: Program) -> dict[str, int]:
     """Scan everything, the walk over memory blocks included; return how many folios are refused by path."""
     blocks, _ = read_blocks(prog, context.sections)
     refused: dict[str, int] = {}
-    scan = Scan(context, [find_path(name) for name in PATHS], lambda reason: not reason.kernel_memory)
+    scan = Scan(context, [find_path(name) for name in PATHS], lambda reason: not reason.only_counted)
     for census in scan.blocks(blocks):
         for name, counts in census.paths.items():
             refused[name] = refused.get(name, 0) + counts.refused

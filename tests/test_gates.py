@@ -323,6 +323,25 @@ def test_hugetlb_without_its_struct_pages(stays: bool, refcount: int) -> None:
 
 
 @by_release
+@pytest.mark.parametrize("zone", [1, 2])
+def test_offlining_looks_for_room_on_other_nodes(kernel: Kernel, zone: int) -> None:
+    """Below ZONE_MOVABLE, nothing may go where all is movable; the kernel finds out before it looks at the folio."""
+    facts: dict[str, Any] = {"zone": zone, "others_all_movable": True}
+    for f in (user(kernel, **facts), user(kernel, locked=True, **facts), user(kernel, refcount=9, **facts)):
+        assert (verdict("offline", f), duration("offline", f)) == ("no-target", Duration.ENDLESS)
+        assert verdict("contig", f) != "no-target"
+    for elsewhere in ({"zone": kernel.zone_movable}, {"others_all_movable": False}):
+        assert verdict("offline", user(kernel, **{**facts, **elsewhere})) == "ok"
+    # These are never given to it, or come from a pool.
+    assert verdict("offline", user(kernel, refcount=2, lru=False, **facts)) == "isolated"
+    assert verdict("offline", user(kernel, hwpoison=True, **facts)) != "no-target"
+    assert verdict("offline", kernels_own(kernel, type=PageType.BUDDY, refcount=0, others_all_movable=True)) == "ok"
+    huge: dict[str, Any] = {"order": 9, "type": PageType.HUGETLB, "entire_mapcount": 1, "large_mapcount": 1}
+    huge.update(hugetlb_supported=True, hugetlb_target=True, hugetlb_migratable_flag=True, hugetlb_available=True)
+    assert verdict("offline", folio(kernel, mapping=ANON, refcount=1, **huge, **facts)) == "ok"
+
+
+@by_release
 def test_compaction_leaves_large_folios_alone(kernel: Kernel) -> None:
     """Until v6.9 all of them, since then those of a pageblock's size."""
     assert verdict("compaction", thp(kernel, 1, 0, refcount=1)) == "compound-order"

@@ -100,10 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _listed(arguments: argparse.Namespace) -> Callable[[Any], bool]:
-    """Return for which reasons refused folios are listed: as asked, or all; text leaves out the kernel's own."""
+    """Return for which reasons refused folios are listed: as asked, or all; in text, what is not only counted."""
     only = frozenset(arguments.only or ())
     if only:
         return lambda reason: reason.name in only
     if arguments.format == "text":
-        return lambda reason: not reason.kernel_memory
+        return lambda reason: not reason.only_counted
     return lambda reason: True

@@ -33,7 +33,7 @@ def watch_refused(arguments: argparse.Namespace, context: Context) -> int:
 
     path, blocks = asked(arguments)
     wanted = block_filter(blocks or None, context)
-    question = Question([find_path(path)], wanted, lambda reason: not reason.kernel_memory, looks_of(arguments))
+    question = Question([find_path(path)], wanted, lambda reason: not reason.only_counted, looks_of(arguments))
     return watch(arguments, context, question)
 
 

@@ -71,7 +71,7 @@ def scan(
     question = Question(
         [find_path(name) for name in dict.fromkeys(names)],
         wanted,
-        lambda reason: lists and not reason.kernel_memory,
+        lambda reason: lists and not reason.only_counted,
         looks,
         holders,
         search,

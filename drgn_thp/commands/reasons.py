@@ -30,7 +30,7 @@ def ask(session: Session | None, arguments: argparse.Namespace) -> Answer:
             "reason": reason.name,
             "meaning": reason.meaning,
             "advice": reason.advice,
-            "kernel_memory": reason.kernel_memory,
+            "only_counted": reason.only_counted,
             "checks": [
                 {"path": path.name, "check": gate.kernel, "duration": gate.duration.value, "wrongly": gate.wrongly}
                 for path in paths().values()

@@ -14,8 +14,8 @@ from .memblocks import scan
 from .model import BLOCKS, HOLDERS, LOOKS, SEARCH, Answer, Argument, looks_of
 
 DESCRIPTION = (
-    "List the folios that a path of migration would refuse, with the first check that does. Memory of the kernel's own"
-    " (slab, page tables, ...), of which there is a lot, is counted, but not listed."
+    "List the folios that a path of migration would refuse, with the first check that does. What any host has a lot"
+    " of (slab, page tables, ...) is counted, but not listed."
 )
 DEFAULT_PATH = "contig"
 

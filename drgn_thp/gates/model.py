@@ -34,8 +34,8 @@ class Reason:
     name: str
     meaning: str
     advice: str
-    kernel_memory: bool = False
-    """Memory of the kernel's own, of which any host has a lot: reports for people only count it."""
+    only_counted: bool = False
+    """Any host has a lot of such folios: reports for people count them, and do not list them."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ comes.
 from __future__ import annotations
 
 from ..folios import Column, Folios
+from ..formulas import is_zone_movable, page_has_movable_ops
 from ..kernel import Kernel
 from . import reasons, states
 from .migrate import Mode, migrate_gates
@@ -25,6 +26,16 @@ def _poisoned_large(f: Folios) -> Column:
 
 def _skips_poisoned(kernel: Kernel) -> bool:
     return kernel.offline_skips_poisoned_large
+
+
+def _no_target(f: Folios) -> Column:
+    """
+    What do_migrate_range() gives alloc_migration_target(), which takes memory of ZONE_MOVABLE for that of it only.
+
+    Other nodes are all that it allows, as soon as there are any. Huge pages come from their pools.
+    """
+    given = states.lru_or_user(f) & (f.lru | (f.batches > 0)) | page_has_movable_ops(f) & ~states.movable_ops_busy(f)
+    return given & (f.refcount > 0) & ~f.hwpoison & ~is_zone_movable(f) & f.others_all_movable
 
 
 def _unsupported(f: Folios) -> Column:
@@ -44,6 +55,8 @@ PATH = Path(
         *has_unmovable_pages(offline=True),
         Gate(reasons.PAGE_OFFLINE, f"{SCAN}: -EBUSY", states.page_offline, Duration.PERMANENT),
         Gate(reasons.HWPOISON, f"{RANGE} skips it", _poisoned_large, Duration.ENDLESS, _skips_poisoned),
+        # Before any other check, and for the whole of the list: what is locked or held is not even looked at.
+        Gate(reasons.NO_TARGET, "alloc_migration_target(): -ENOMEM", _no_target, Duration.ENDLESS),
         *migrate_gates(Mode.SYNC, Duration.ENDLESS),
         Gate(reasons.HUGETLB_UNSUPPORTED, "unmap_and_move_hugetlb_folio()", _unsupported, Duration.ENDLESS),
         Gate(reasons.HUGETLB_BUSY, "dissolve_free_hugetlb_folios(): -EBUSY", states.hugetlb_busy, Duration.TRANSIENT),

@@ -14,7 +14,7 @@ RESERVED = Reason(
     "reserved",
     "PG_reserved: boot-time memory, a hole, or memory that the kernel keeps for itself; never migrated, in any zone.",
     "Nothing frees it while the system runs. Boot with movable_node or use only hot-plugged memory for unplug.",
-    kernel_memory=True,
+    only_counted=True,
 )
 CMA_PAGEBLOCK = Reason(
     "cma-pageblock",
@@ -30,13 +30,13 @@ SLAB = Reason(
     "slab",
     "Kernel heap (slab or large kmalloc): kernel pointers point into it, so it cannot move.",
     "Shrink caches (vm.drop_caches=2) and hope; keep memory to be unplugged in ZONE_MOVABLE (online_movable).",
-    kernel_memory=True,
+    only_counted=True,
 )
 PAGE_TABLE = Reason(
     "page-table",
     "A page table of some process: it cannot move.",
     "It goes when the process exits or unmaps; keep memory to be unplugged in ZONE_MOVABLE (online_movable).",
-    kernel_memory=True,
+    only_counted=True,
 )
 PAGE_OFFLINE = Reason(
     "page-offline",
@@ -47,13 +47,13 @@ GUARD_PAGE = Reason(
     "guard-page",
     "A guard page of debug_pagealloc.",
     "Boot without debug_guardpage_minorder.",
-    kernel_memory=True,
+    only_counted=True,
 )
 KERNEL_PAGE = Reason(
     "kernel-page",
     "The kernel or a driver allocated the page for itself (stack, vmalloc, buffer, pipe, socket ...): it cannot move.",
     "Find its owner (page_owner, drgn's search_memory); keep memory to be unplugged in ZONE_MOVABLE.",
-    kernel_memory=True,
+    only_counted=True,
 )
 ZERO_PAGE = Reason(
     "zero-page",
@@ -139,8 +139,8 @@ HUGETLB_RESERVED = Reason(
 HUGETLB_VMEMMAP = Reason(
     "hugetlb-vmemmap",
     "A hugetlb page whose struct pages were given back (hugetlb_free_vmemmap=on), on a node without memory for the "
-    "kernel: it cannot be taken apart, as memory for its struct pages is wanted from that node. Fixed by 2eaa6c2abb9d "
-    "(in v6.7).",
+    "kernel: it cannot be taken apart, as memory for its struct pages is wanted from that node. What is in it may be "
+    "moved to a free one, but its memory is not given back. Fixed by 2eaa6c2abb9d (in v6.7).",
     "Set vm.hugetlb_optimize_vmemmap=0 before huge pages are added to a node with movable memory only; once they are "
     "there, bring memory of the node online as the kernel's (online_kernel), or reboot.",
 )
@@ -181,6 +181,13 @@ WRITEBACK = Reason(
     "writeback",
     "The folio is being written back; it moves when the write has finished.",
     "Wait; if it stays, the storage below does not answer.",
+)
+NO_TARGET = Reason(
+    "no-target",
+    "It may go to another node only, as there is one; and all memory of the others is ZONE_MOVABLE, where nothing of a "
+    "lower zone may go.",
+    "Bring memory of another node online as the kernel's (online_kernel); or take that of all others offline first.",
+    only_counted=True,
 )
 TRUNCATED = Reason(
     "truncated",

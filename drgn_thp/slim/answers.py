@@ -65,7 +65,7 @@ def ask(context: Context, blocks: Callable[[Block], bool] | None, progress: Call
     What the report would say of refused folios is compared as columns: describing each takes longer than all the rest.
     Folios of the kernel's own are counted by reason only, as there: a large host has many millions of them.
     """
-    question = Question(list(paths().values()), blocks, lambda reason: not reason.kernel_memory)
+    question = Question(list(paths().values()), blocks, lambda reason: not reason.only_counted)
     report = Report(context, question, progress=progress)
     describer = Describer(context)
     scan = Scan(context, question.paths, question.listed, progress, describer.in_virtio_mem)
