@@ -75,7 +75,7 @@ def look(prog: Any, looks: Looks = LOOKS) -> Round:
     result = Round(time.monotonic())
     report = Report(
         Context.fresh(prog),
-        Question([find_path(path) for path in PATHS], None, lambda reason: not reason.kernel_memory, looks),
+        Question([find_path(path) for path in PATHS], None, lambda reason: not reason.only_counted, looks),
     )
 
     def progress(pages: int) -> None:

@@ -72,6 +72,9 @@ PINS = Scene("pins", modules=("nbd",))
 # Without a zone for movable memory, among the kernel's own. Blocks of boot memory that are free to begin with.
 NORMAL = Scene("normal", memory_mib=1024, arguments=("memhp_default_state=online_kernel",))
 
+# The same beside memory for movable pages only.
+BOOT = Scene("boot", memory_mib=1024)
+
 # What is moved off the full node has to fit into boot memory.
 EXHAUSTED = Scene("exhausted", memory_mib=1024)
 
@@ -118,7 +121,7 @@ ISOLATED = Scene("isolated", modules=("nbd",), memory_mib=512)
 # Many processes and files: how long it takes to find who holds what.
 CROWD = Scene("crowd", memory_mib=1024)
 
-SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, EXHAUSTED, POISON, GIGANTIC, HVO)
+SCENES: tuple[Scene, ...] = (LAB, FILES, HUGE, STUCK, PINS, NORMAL, BOOT, EXHAUSTED, POISON, GIGANTIC, HVO)
 """Those that the truth run asks the kernel about."""
 
 ALL_SCENES = (*SCENES, HOLDERS, DRIVERS, ISOLATED, CROWD)

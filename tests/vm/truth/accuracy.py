@@ -28,6 +28,8 @@ soft_offline_page (`soft-offline`: what is said of `split` for a large folio, th
 * **agrees**: the kernel did what was said. *Confirmed* are those where it also told an errno or the step at which it
   failed, and that is the one of the reason given.
 * **doubt**: the verdict itself says that it may be otherwise by then: transient, or unknown.
+* **its block**: the kernel refused the whole memory block, for a page of its own or its place, before it came to this
+  folio; and that was said of the block.
 * **no answer**: the kernel gave up because of another folio before it came to this one.
 * **disagrees**: listed below, each with its ledger. There is no list of exceptions.
 
@@ -47,6 +49,7 @@ LETTERS = {
     Answer.NOT_SPLIT: "N",
     Answer.ENDLESS: "E",
     Answer.BLOCKED: "B",
+    Answer.BLOCK_REFUSED: "=",
     Answer.NOT_REACHED: "-",
 }
 # Of the random load: by reason and by holder.
@@ -135,7 +138,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[
 def _paths(totals: dict[str, Any]) -> Iterator[str]:
     yield "## Folios"
     yield ""
-    names = ["agrees", "confirmed", "doubt", "no answer", "disagrees"]
+    names = ["agrees", "confirmed", "doubt", "its block", "no answer", "disagrees"]
     rows = [
         [path, kernel, *(totals["paths"][path].get(kernel, {}).get(name, 0) for name in names)]
         for path in sorted(totals["paths"])
@@ -262,7 +265,6 @@ def _scenarios(results: list[Result]) -> Iterator[str]:
 def _letter(rows: list[Row], path: str) -> str:
     mine = [one for one in rows if one.path == path]
     letters = {LETTERS[one.told.answer] for one in mine}
-    if len(letters) > 1:
-        letters.discard("-")
+    letters = letters - {"-", "="} or letters
     letter = "." if not letters else letters.pop() if len(letters) == 1 else "+"
     return letter + "!" * any(one.outcome is Outcome.DISAGREES for one in mine)

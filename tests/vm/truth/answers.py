@@ -21,6 +21,8 @@ class Answer(Enum):
     """It goes on trying, until a signal."""
     BLOCKED = "blocked"
     """It sleeps, and not even SIGKILL helps."""
+    BLOCK_REFUSED = "its block refused"
+    """The kernel would not have the memory block at all, which was said of the block: it never came to this folio."""
     NOT_REACHED = "not reached"
     """The kernel gave up because of another folio, before it came to this one."""
 

@@ -17,6 +17,8 @@ class Outcome(Enum):
     DOUBT = "doubt"
     """The prediction says itself that it may be otherwise by the time the kernel is asked: transient, or unknown."""
     DISAGREES = "disagrees"
+    BLOCK = "its block"
+    """The kernel refused the whole memory block before it came to this folio, as was said of the block."""
     NO_ANSWER = "no answer"
     """The kernel never came to this folio."""
 
@@ -64,6 +66,8 @@ def _stage(check: str) -> str:
 
 
 def _outcome(said: Record, answer: Answer) -> Outcome:
+    if answer is Answer.BLOCK_REFUSED:
+        return Outcome.BLOCK
     if answer is Answer.NOT_REACHED:
         return Outcome.NO_ANSWER
     if said["verdict"] == "unknown":

@@ -174,10 +174,20 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
 
 
 def _mapped_elsewhere(guest: Rewound, folios: Iterable[Folio]) -> set[int]:
-    """Return which folios were moved, as a process that maps them sees: their frames may be another one's by now."""
-    now = {int(slot): int(pfn, 0) for _, slot, pfn, *_ in guest.ask("pages")}
-    asked = ((folio, mark) for folio in folios if (mark := _asked(folio)))
-    return {folio.pfn for folio, mark in asked if now[mark.slot] and now[mark.slot] not in folio.frames}
+    """
+    Return which folios were moved, as a process that maps them sees: their frames may be another one's by now.
+
+    Where they are a huge page that nobody maps, it is the same one, free, and its memory was not given back.
+    """
+    now = {int(slot): [int(word, 0) for word in words] for _, slot, *words in guest.ask("pages")}
+    result = set()
+    for folio in folios:
+        mark = _asked(folio)
+        if mark:
+            pfn, flags, mappings = now[mark.slot]
+            if pfn and pfn not in folio.frames and (mappings or not flags & HUGE):
+                result.add(folio.pfn)
+    return result
 
 
 def _keep(guest: Rewound, alive: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from tests.vm.dumps import PAGE_SIZE, Dump
 from tests.vm.rewind import COST, Cost
 
 from . import questions, said
-from .answers import VACATED, Answer
+from .answers import VACATED, Answer, Told
 from .judge import Row, row
 from .questions import Answers
 from .said import Folio, Record, Said
@@ -93,10 +93,10 @@ def _as_soft_offline(folio: Folio) -> Folio:
     It splits what is large, unless that is a huge page, and moves one page as offlining does, but not for ever.
     """
     said = folio.said["offline"]
+    if said["reason"] in ("cma-pageblock", "no-target"):
+        said = folio.said["contig"]  # it is the one page that is to go, not the area; and its own node will do
     if folio.order and said["type"] != "hugetlb" and folio.said["split"]["verdict"] == "refused":
         said = folio.said["split"]
-    elif said["reason"] == "cma-pageblock":
-        said = folio.said["contig"]  # it is the one page that is to go, not the area
     elif said["verdict"] == "ok" and said["batches"]:
         # Offlining empties them first.
         said = {
@@ -262,4 +262,11 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
             if again:  # or it gave up at once, this time
                 again = _reached("offline", company, again, _anywhere)
                 result.update((folio.pfn, again[folio.pfn]) for folio in unanswered)
+        if became.startswith("no ") and blocks[-1].agrees:
+            result.update((pfn, _with_its_block(result[pfn])) for pfn in answers)
     return result, blocks
+
+
+def _with_its_block(told: Told) -> Told:
+    """Return the answer of a folio in a block that the kernel would not have, as was said."""
+    return replace(told, answer=Answer.BLOCK_REFUSED) if told.answer is Answer.NOT_REACHED else told

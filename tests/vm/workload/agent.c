@@ -199,7 +199,8 @@ void wait_while_stopped(void)
 		syscall(SYS_futex, &outcome->stopped, FUTEX_WAIT, 1, NULL, NULL, 0);
 }
 
-// used START END: the page frames of a range that are neither free nor gone, in runs that look alike.
+// used START END: the page frames of a range that are neither free nor gone, in runs that look alike. Offline pages of
+// hot-pluggable memory are gone, as virtio-mem has taken them back; others are a balloon's.
 static void used(char *rest)
 {
 	static uint64_t flags[4096];
@@ -215,7 +216,9 @@ static void used(char *rest)
 			dprintf(port, "U %#lx %lu %#lx\n", first, length, alike);
 			length = 0;
 		}
-		if (pfn == end || gone || flags[at] & (KPF_BUDDY | KPF_NOPAGE | KPF_OFFLINE))
+		if (pfn == end || gone || flags[at] & (KPF_BUDDY | KPF_NOPAGE))
+			continue;
+		if (flags[at] & KPF_OFFLINE && pfn >= HOTPLUG_PFN)
 			continue;
 		if (!length)
 			first = pfn;

@@ -22,6 +22,8 @@
 
 // The hot-plugged node. It is onlined as ZONE_MOVABLE, so nothing but what we put there lives on it.
 #define MOVABLE_NODE 1
+// Hot-plugged memory lies above 4 GiB, all boot memory below.
+#define HOTPLUG_PFN (1UL << 20)
 
 // Bits of /proc/kpageflags, which is ABI.
 #define KPF_LOCKED (1ULL << 0)

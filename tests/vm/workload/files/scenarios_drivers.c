@@ -6,7 +6,6 @@
 
 #define ZRAM_PAGES 4
 #define BALLOON_PAGES 1024
-#define HOTPLUG_PFN (1UL << 20) // The hot-plugged memory lies above 4 GiB, all boot memory below.
 
 // What cannot be compressed is stored as it is, a page for a page, by which it is found. The other copies have to go:
 // ours, and that in the buffer of the compressor, whose next pages take its place.

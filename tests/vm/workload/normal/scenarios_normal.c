@@ -5,8 +5,6 @@
 #include <linux/mempolicy.h>
 #include <sys/uio.h>
 
-// Behind the first 4 GiB, where the emulator puts memory that is hot-plugged.
-#define FIRST_NORMAL 0x100000UL
 #define NEIGHBOURS 64
 #define NODE_PAGES 0x20000UL
 
@@ -28,7 +26,7 @@ static void settle(void)
 static void mark_here(const char *kind, void *region, int index, int held, const char *note)
 {
 	uint64_t pfn = pfn_of((char *)region + index * PAGE);
-	check((pfn >= FIRST_NORMAL) == is_normal(), "a page is in the wrong zone");
+	check((pfn >= HOTPLUG_PFN) == is_normal(), "a page is in the wrong zone");
 	mark(kind, region, index, held, note);
 }
 
@@ -56,7 +54,7 @@ static void thps(void)
 	for (int i = 0; i < 4; i++) {
 		char *region = thp();
 		uint64_t head = pfn_of(region);
-		check((head >= FIRST_NORMAL) == is_normal(), "a THP is in the wrong zone");
+		check((head >= HOTPLUG_PFN) == is_normal(), "a THP is in the wrong zone");
 		mark_folio("anon-thp", region, head, 512, 0, "");
 	}
 }
@@ -208,7 +206,7 @@ static void kernels_own(void)
 {
 	static char others[NODE_PAGES];
 	settle();
-	const uint64_t first = FIRST_NORMAL, last = FIRST_NORMAL + NODE_PAGES;
+	const uint64_t first = HOTPLUG_PFN, last = HOTPLUG_PFN + NODE_PAGES;
 	for (uint64_t at = first; (at = flagged(at, last, KPF_PGTABLE, NULL)); at++)
 		others[at - first] = 1;
 	char *region = aligned_region(NEIGHBOURS * THP, THP);
