@@ -14,10 +14,10 @@ from . import formulas
 from .context import Context
 from .folios import Column, Folios
 from .holders.balance import Balance, Sheet
-from .holders.running import Findings, Suspects, find_holders
-from .mappers import Suspects as MapperSuspects
+from .holders.running import Findings, find_holders
 from .mappers import find_mappers
 from .search import Search, find_chains
+from .suspects import Suspects
 
 Record = dict[str, Any]
 MAX_SEARCHED = 1 << 12
@@ -80,8 +80,9 @@ class Whose:
         pfn, pages = numpy.concatenate(heads), numpy.concatenate(sizes)
         self._context = context
         self.folios = len(pfn)
-        self.findings = find_holders(context, Suspects(pfn, pages))
-        self.mappers = find_mappers(context, MapperSuspects(pfn, pages))
+        suspects = Suspects(pfn, pages)
+        self.findings = find_holders(context, suspects)
+        self.mappers = find_mappers(context, suspects)
         self.problems = [*self.findings.problems, *self.mappers.failures]
         self.search: Search | None = None
         if search:

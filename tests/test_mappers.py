@@ -9,8 +9,8 @@ import numpy
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 
 from drgn_thp.mappers.decoder import X86_64, State
-from drgn_thp.mappers.suspects import Suspects
 from drgn_thp.mappers.tables import Hits, Walk
+from drgn_thp.suspects import Suspects
 
 ALL = (1 << 64) - 1
 PFN_MASK = (1 << 52) - 4096
@@ -55,16 +55,6 @@ def test_entries() -> None:
     assert decode(PFN << 12 | 0x67, 39)[:3] == (True, False, PFN)
     encrypting = X86_64(4, ((1 << 52) - 1) & ~(1 << 47), 27)
     assert encrypting.decode(numpy.array([1 << 47 | PFN << 12 | 0x67], numpy.uint64), 12).pfn.tolist() == [PFN]
-
-
-def test_suspects() -> None:
-    """Small and large folios, and runs of pages that begin before them or in them."""
-    suspects = Suspects(numpy.array([1024, 7, 512, 7]), numpy.array([512, 1, 4, 1]))
-    found = suspects.find(numpy.array([6, 7, 8, 511, 512, 515, 516, 1023, 1024, 1535, 1536, (1 << 30) + 7]))
-    assert found.tolist() == [-1, 0, -1, -1, 1, 1, -1, -1, 2, 2, -1, -1]
-    assert suspects.find(numpy.array([0, 512, 1024, 1536]), 512).tolist() == [0, 1, 2, -1]
-    assert suspects.find(numpy.array([0, 2048]), 2048).tolist() == [2, -1]
-    assert Suspects(numpy.array([], int), numpy.array([], int)).find(numpy.array([1])).tolist() == [-1]
 
 
 def walk(tables: dict[int, dict[int, int]], tops: list[int], **options: Any) -> tuple[Walk, Hits]:

@@ -11,9 +11,10 @@ from .. import formulas
 from ..context import Context
 from ..folios import Folios
 from ..kernel import GUP_PIN_COUNTING_BIAS
+from ..suspects import Suspects
 from .files import Files
 from .model import Owner
-from .running import Findings, Held, Suspects, find_holders
+from .running import Findings, Held, find_holders
 
 
 @dataclass(frozen=True)

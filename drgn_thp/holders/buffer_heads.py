@@ -80,7 +80,7 @@ def _folios(ground: Ground) -> Iterator[tuple[int, int]]:
     if wanted is None or not len(wanted):
         return
     orders = numpy.log2(numpy.maximum(wanted.pages, 1)).astype(numpy.int64)
-    rows = read_again(context.memmap, wanted.pfn, orders).rows
+    rows = read_again(context.memmap, wanted.start, orders).rows
     f = context.memmap.folios(rows)
     f = context.folios(rows.select(page_cache(f) & (f.private_flag != 0)))
     for row in numpy.flatnonzero(needs_buffers(f)).tolist():

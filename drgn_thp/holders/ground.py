@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy
 from drgn import FaultError, Object, PlatformFlags, Program, Type, sizeof
@@ -21,6 +21,7 @@ from drgn.helpers.linux.module import for_each_module
 
 from ..context import Context
 from ..folios import Column
+from ..suspects import Suspects
 from ..target.modules import MAX_MODULES, module_addresses, module_struct
 from .files import Files
 from .model import Damaged, Outcome
@@ -33,15 +34,6 @@ MAX_READ = 1 << 26
 """Bytes read at a time."""
 
 
-class Wanted(Protocol):
-    """The folios that are asked about: page frame of the first page, and number of pages, in ascending order."""
-
-    pfn: Column
-    pages: Column
-
-    def __len__(self) -> int: ...
-
-
 class Ground:
     """One target, for walkers."""
 
@@ -49,7 +41,7 @@ class Ground:
         self.context = context
         self.prog: Program = context.prog
         self.outcome = Outcome("")
-        self.wanted: Wanted | None = None
+        self.wanted: Suspects | None = None
         """The folios that are asked about, for who would else have to look through far too much."""
         self.shared: dict[str, Any] = {}
         """What walkers have in common and read once, by name."""

@@ -14,8 +14,8 @@ import numpy
 
 from ..folios import Column
 from ..mappers.decoder import Decoded, Decoder, State
-from ..mappers.suspects import Suspects
 from ..mappers.tables import Walk
+from ..suspects import Suspects
 from .ground import Ground
 from .model import Damaged
 

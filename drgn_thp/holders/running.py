@@ -12,6 +12,7 @@ from drgn import FaultError
 
 from ..context import Context
 from ..folios import Column
+from ..suspects import Suspects
 from . import registry
 from .files import Files
 from .ground import MAX_SECONDS, Ground
@@ -22,31 +23,6 @@ MAX_ROWS = 1 << 25
 """Claims on single folios that are kept of one walker."""
 MAX_PENDING, MAX_PENDING_PAGES = 1 << 12, 1 << 20
 """Claims, and pages of them, that are looked at together."""
-
-
-class Suspects:
-    """The folios that are asked about: page frame of the first page, and number of pages, in ascending order."""
-
-    def __init__(self, pfn: Column, pages: Column) -> None:
-        order = numpy.argsort(pfn, kind="stable")
-        self.pfn: Column = numpy.asarray(pfn, numpy.int64)[order]
-        self.pages: Column = numpy.asarray(pages, numpy.int64)[order]
-
-    def __len__(self) -> int:
-        return len(self.pfn)
-
-    def row(self, pfn: int) -> int:
-        """Return in which of the folios a page is; -1 for none."""
-        row = int(self.pfn.searchsorted(pfn, "right")) - 1
-        return row if row >= 0 and pfn < int(self.pfn[row]) + int(self.pages[row]) else -1
-
-    def rows(self, pfns: Column) -> Column:
-        """Return the same of each of many pages."""
-        if not len(self.pfn):
-            return numpy.full(len(pfns), -1, numpy.int64)
-        row = numpy.searchsorted(self.pfn, pfns, "right") - 1
-        inside = (row >= 0) & (pfns < self.pfn[row] + self.pages[row])
-        return numpy.where(inside, row, -1)
 
 
 @dataclass(frozen=True)
@@ -126,7 +102,7 @@ class Findings:
         if not pending:
             return 0
         lengths = [len(one.pages) for one in pending]
-        rows = self.suspects.rows(numpy.concatenate([one.pages for one in pending]))
+        rows = self.suspects.find(numpy.concatenate([one.pages for one in pending]))
         wanted = rows >= 0
         if not wanted.any():
             return 0
@@ -173,12 +149,12 @@ class Findings:
 
     def may_pass(self, pfn: Column) -> Column:
         """Return which folios have a holder that lets go by itself."""
-        row = self.suspects.rows(numpy.asarray(pfn, numpy.int64))
+        row = self.suspects.find(numpy.asarray(pfn, numpy.int64))
         return numpy.where(row >= 0, self._passing[row], False) if len(self._passing) else row >= 0
 
     def of(self, pfn: int) -> list[Held]:
         """Return who holds a folio, which must be one of the suspects; each owner once."""
-        row = self.suspects.row(pfn)
+        row = self.suspects.number(pfn)
         if row < 0:
             return []
         found: dict[tuple[str, Owner, bool, bool, bool], list[int]] = {}

@@ -2,7 +2,6 @@
 """Which processes map a folio, and where."""
 
 from .find import Mappers, Mapping, find_mappers
-from .suspects import Suspects
 from .vmas import Vma
 
-__all__ = ["Mappers", "Mapping", "Suspects", "Vma", "find_mappers"]
+__all__ = ["Mappers", "Mapping", "Vma", "find_mappers"]

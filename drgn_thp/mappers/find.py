@@ -15,9 +15,9 @@ from ..context import Context
 from ..errors import UnknownLayout
 from ..folios import Column, Folios
 from ..processes import Processes, Task
+from ..suspects import Suspects
 from .decoder import Decoder, State, decoder_of
 from .reverse import are_few, find_reverse
-from .suspects import Suspects
 from .tables import MAX_HITS, MAX_TABLES, Hits, Walk
 from .vmas import Vma, Vmas
 

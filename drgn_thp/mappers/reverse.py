@@ -13,9 +13,9 @@ from ..errors import UnknownLayout
 from ..folios import Folios
 from ..rows import concatenate
 from ..structs import Struct
+from ..suspects import Suspects
 from .decoder import Decoder
 from .lookup import Decoding, Lookup, Translating
-from .suspects import Suspects
 from .tables import Hits
 from .trees import Reverse
 from .vmas import Vmas

@@ -14,8 +14,8 @@ import numpy
 from drgn import FaultError, Program
 
 from ..folios import Column
+from ..suspects import Suspects
 from .decoder import Decoder
-from .suspects import Suspects
 
 BATCH = 256
 """Tables at a time: each may lead to 512 of the next level, so that a queue stays short."""

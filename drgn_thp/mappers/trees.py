@@ -21,8 +21,8 @@ from ..folios import Column, Folios
 from ..formulas import PAGE_MAPPING_FLAGS
 from ..ksm import KsmMappings, TooMany
 from ..structs import Struct, read_word
+from ..suspects import Suspects
 from .lookup import Entry, Lookup
-from .suspects import Suspects
 from .tables import Hits
 
 MAX_VMAS = 1 << 18

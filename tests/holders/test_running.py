@@ -15,7 +15,8 @@ from drgn_thp.holders import Registry, registry, running
 from drgn_thp.holders.balance import Sheet
 from drgn_thp.holders.ground import Ground
 from drgn_thp.holders.model import Claim, Damaged, Owner, Walker
-from drgn_thp.holders.running import Findings, Held, Suspects, find_holders
+from drgn_thp.holders.running import Findings, Held, find_holders
+from drgn_thp.suspects import Suspects
 from tests.fixture import ALL
 
 FILE = Owner("thing", mm=0x1000)

@@ -20,9 +20,9 @@ import numpy
 from drgn_thp import formulas
 from drgn_thp.holders.balance import sheets
 from drgn_thp.holders.files import Files
-from drgn_thp.holders.running import Suspects, find_holders
+from drgn_thp.holders.running import find_holders
 from drgn_thp.mappers import find_mappers
-from drgn_thp.mappers.suspects import Suspects as MapperSuspects
+from drgn_thp.suspects import Suspects
 
 from .held import Machine
 
@@ -41,14 +41,15 @@ def measure(vmcore: Path, vmlinux: Path) -> dict[str, Any]:
     list(files.having([1]))  # of none, but every one is looked at, ...
     files.descriptors(1)  # ... and who has it
     found_files = time.process_time()
-    findings = find_holders(machine.context, Suspects(pfns, pages))
+    suspects = Suspects(pfns, pages)
+    findings = find_holders(machine.context, suspects)
     pids, left = Counter[str](), 0
     for f in refused:
         for sheet in sheets(machine.context, f, findings):
             pids.update(f"{record['kind']} {record['pid']}" for record in sheet.records())
             left += sheet.unexplained
     holders = time.process_time()
-    mappers = find_mappers(machine.context, MapperSuspects(pfns, pages))
+    mappers = find_mappers(machine.context, suspects)
     mappings = [len(records) + more for records, more in map(mappers.records, pfns.tolist())]
     return {
         "folios": len(pfns),

@@ -15,7 +15,8 @@ from drgn_thp import formulas
 from drgn_thp.context import Context
 from drgn_thp.folios import Column, Folios
 from drgn_thp.holders.balance import Sheet, sheets
-from drgn_thp.holders.running import Findings, Suspects, find_holders
+from drgn_thp.holders.running import Findings, find_holders
+from drgn_thp.suspects import Suspects
 from drgn_thp.target import TargetSpec, open_target
 from drgn_thp.walk import Walk
 from tests.odd.cores import Core
@@ -90,8 +91,8 @@ class Machine:
 
     def head(self, pfn: int) -> int:
         """Return the first page of the folio that a page is in; -1 if that is none of a process or file."""
-        row = int(self.suspects.rows(numpy.array([pfn]))[0])
-        return -1 if row < 0 else int(self.suspects.pfn[row])
+        number = self.suspects.number(pfn)
+        return -1 if number < 0 else int(self.suspects.start[number])
 
     def find(self, off: Collection[str] = ()) -> Found:
         """Run the walkers, but for some."""
@@ -136,7 +137,7 @@ def remove_user_and_free(machine: Machine, core: Core) -> None:
     What was free when the guest looked at its pages may be in use by the time of the dump, so the dump itself decides.
     """
     folios = machine.suspects
-    holes = [(pfn, pfn + pages) for pfn, pages in zip(folios.pfn.tolist(), folios.pages.tolist())]
+    holes = list(zip(folios.start.tolist(), folios.end.tolist()))
     memmap = machine.context.memmap
     for start, end in machine.context.sections.runs():
         pfn = start

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The folios whose mappers are looked for."""
+"""The folios that are asked about: who holds them, and who maps them."""
 
 from __future__ import annotations
 
 import numpy
 
-from ..folios import Column
+from .folios import Column
 
 _COARSE_SHIFT = 9
 _COARSE_BITS = 21
@@ -34,6 +34,11 @@ class Suspects:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    @property
+    def pages(self) -> Column:
+        """Number of pages of each."""
+        return self.end - self.start
 
     def number(self, pfn: int) -> int:
         """Return which of the folios a page is of, by number; -1 if none."""
