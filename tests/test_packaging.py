@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,14 +60,19 @@ def test_command_of_the_wheel_starts(wheel: Path, tmp_path: Path) -> None:
     """Its discovery of paths and formats must work where it is installed, too."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    result = subprocess.run(
-        [sys.executable, "-m", "drgn_thp", "report", "--help"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "alloc_contig_range()" in result.stdout
-    assert "ndjson" in result.stdout
+
+    def said(*arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-m", "drgn_thp", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
+
+    for word in ("alloc_contig_range()", "ndjson"):
+        assert word in said("report", "--help")
+    assert re.fullmatch(r"drgn-thp \d\S*, drgn \d\S*, Python 3\.\S+\n", said("--version"))

@@ -30,12 +30,27 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+class _Version(argparse.Action):
+    """Says which drgn_thp and which drgn this is: what a bug report has to say. Looked up when asked for only."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            own = version("drgn_thp")
+        except PackageNotFoundError:
+            own = "(not installed)"
+        print(f"{parser.prog} {own}, drgn {version('drgn')}, Python {sys.version.split()[0]}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="drgn-thp",
         description="Which folios would this Linux kernel refuse to migrate, by which of its own checks?",
         epilog="exit status: 0 nothing refused, 1 refusals found, 2 incomplete, 3 could not run",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of drgn_thp and drgn, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS.values():
         module.add(commands)
