@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from tests.vm.guest import Guest, GuestError
 from tests.vm.inside import Machine, machine
 from tests.vm.looking import PATHS, WORD, Round, look
 from tests.vm.matrix import KERNELS, kernel
+from tests.vm.rewind import Agent
 from tests.vm.scenes import Scene
 
 PLANTED = 20
@@ -53,6 +54,8 @@ FIRST_SECONDS = 600.0
 """In which a Python inside has to come to its first round."""
 TICK = 1.0
 """Seconds between two times that the guest tells its time."""
+ANON = 1 << 12
+"""Of /proc/kpageflags."""
 
 
 @contextmanager
@@ -175,6 +178,7 @@ class Judge:
     :ivar missed: Held pages that were not said to be held, by path
     :ivar wrong: Folios that were, without being held; until the guest says that they were
     :ivar excused: How many of them the guest has said that of, by how it held them
+    :ivar leaked: Those of which the kernel itself lost a reference
     """
 
     guest: Guest
@@ -186,6 +190,7 @@ class Judge:
     asked: Counter[str] = field(default_factory=Counter)
     missed: list[str] = field(default_factory=list)
     wrong: list[Wrong] = field(default_factory=list)
+    leaked: list[Wrong] = field(default_factory=list)
     excused: dict[str, Counter[str]] = field(default_factory=dict)
     counted: dict[str, Counter[str]] = field(default_factory=dict)
     offset: float = float("inf")
@@ -252,6 +257,21 @@ class Judge:
                 return
             time.sleep(0.5)
 
+    def end(self) -> None:
+        """
+        End all processes, and take off those folios that are anonymous memory still in use: of nobody, and for ever.
+
+        It is the last that can be asked of the guest.
+        """
+        with closing(Agent(self.guest)) as agent:
+            agent.ask("end")
+            for wrong in list(self.wrong):
+                pfn = wrong.record["pfn"]
+                left = agent.ask(f"used {pfn} {pfn + (1 << wrong.record['order'])}")
+                if left and all(int(flags, 0) & ANON for *_, flags in left):
+                    self.leaked.append(wrong)
+                    self.wrong.remove(wrong)
+
     def _slow(self) -> list[Slow]:
         lines = re.findall(r"^SLOW (\S+) (\d+) (\d+) (.*)\n", self.guest.serial(), re.MULTILINE)
         return [
@@ -268,7 +288,8 @@ class Judge:
             wrong = sum(what.where == who for what in self.wrong)
             lines.append(
                 f"{who}: {rounds} rounds; held pages asked {self.asked[who]}, missed {missed}; "
-                f"wrong {wrong}, excused {dict(self.excused.get(who, {}))}; passing folios {self.passing[who]}; "
+                f"wrong {wrong}, excused {dict(self.excused.get(who, {}))}, "
+                f"leaked {sum(what.where == who for what in self.leaked)}; passing folios {self.passing[who]}; "
                 f"labels {dict(self.labels[who])}; counted {dict(+self.counted[who])}"
             )
         return "\n".join([*lines, f"blocks: {', '.join(blocks)}; held for long: {len(self._slow())}"])
@@ -277,11 +298,12 @@ class Judge:
 # -- for a while -------------------------------------------------------------------------------------------------------
 
 
-def run(name: str, seconds: float, inside: int = 0) -> Judge:
+def run(name: str, seconds: float, inside: int = 0, dump: Path | None = None) -> Judge:
     """
     Look at one kernel for some time, at least once.
 
     :param inside: How often at least to look also from inside, if at all
+    :param dump: Where to dump the guest if a folio is said to be held that is not
     :raises GuestError: if the guest is not well, or who looks from inside does not get on
     """
     with churning(name, inside=bool(inside)) as guest:
@@ -301,8 +323,13 @@ def run(name: str, seconds: float, inside: int = 0) -> Judge:
                 raise GuestError(f"nothing new from inside for {FIRST_SECONDS:.0f} s\n{guest.serial()[-3000:]}")
         judge.excuse()
         check(guest)
-        for wrong in judge.wrong:
-            print(f"{name}: wrong {wrong}", flush=True)
+        if judge.wrong:
+            if dump:
+                guest.dump(dump)
+            judge.end()
+        for what, ones in (("wrong", judge.wrong), ("leaked", judge.leaked)):
+            for one in ones:
+                print(f"{name}: {what} {one}", flush=True)
         for line in judge.summary().splitlines():
             print(f"{name}: {line}", flush=True)
     return judge
@@ -313,11 +340,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kernels", nargs="*", default=[entry.name for entry in KERNELS], metavar="KERNEL")
     parser.add_argument("--minutes", type=float, default=10.0, help="of each kernel (default: 10)")
+    parser.add_argument("--dump", type=Path, help="where to dump a guest of which something wrong is said")
     parser.add_argument("--outside", action="store_true", help="do not look from inside")
     arguments = parser.parse_args()
     bad = False
     for name in arguments.kernels:
-        judge = run(name, 60 * arguments.minutes, 0 if arguments.outside else 2)
+        judge = run(name, 60 * arguments.minutes, 0 if arguments.outside else 2, arguments.dump)
         bad |= bool(judge.missed or judge.wrong)
     return bad
 

@@ -257,6 +257,15 @@ static void alone(char *rest)
 	drain();
 }
 
+// end: all processes but this one. A page of a process that is still in use then is nobody's any more.
+static void end_all(void)
+{
+	for (int tries = 0; kill(-1, SIGKILL) == 0 && tries < 300; tries++, usleep(10000))
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+	drain();
+}
+
 // fragment MIB: takes memory of the movable node page by page, and gives half of each MiB back. Compaction moves pages
 // to pageblocks that are partly free only, and here all others are wholly so.
 static void fragment(char *rest)
@@ -300,6 +309,8 @@ static void serve(char *line)
 		used(rest);
 	else if (!strcmp(command, "alone"))
 		alone(rest);
+	else if (!strcmp(command, "end"))
+		end_all();
 	else if (!strcmp(command, "fragment"))
 		fragment(rest);
 	else if (!strcmp(command, "stop"))
