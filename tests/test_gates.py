@@ -332,6 +332,7 @@ def test_offlining_looks_for_room_on_other_nodes(kernel: Kernel, zone: int) -> N
         assert verdict("contig", f) != "no-target"
     for elsewhere in ({"zone": kernel.zone_movable}, {"others_all_movable": False}):
         assert verdict("offline", user(kernel, **{**facts, **elsewhere})) == "ok"
+    assert verdict("offline", thp(kernel, 1, 0, refcount=1, **facts)) == "ok"  # GFP_TRANSHUGE
     # These are never given to it, or come from a pool.
     assert verdict("offline", user(kernel, refcount=2, lru=False, **facts)) == "isolated"
     assert verdict("offline", user(kernel, hwpoison=True, **facts)) != "no-target"

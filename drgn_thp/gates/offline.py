@@ -32,10 +32,11 @@ def _no_target(f: Folios) -> Column:
     """
     What do_migrate_range() gives alloc_migration_target(), which takes memory of ZONE_MOVABLE for that of it only.
 
-    Other nodes are all that it allows, as soon as there are any. Huge pages come from their pools.
+    Other nodes are all that it allows, as soon as there are any. For large folios GFP_TRANSHUGE allows ZONE_MOVABLE, too,
+    and huge pages come from their pools.
     """
     given = states.lru_or_user(f) & (f.lru | (f.batches > 0)) | page_has_movable_ops(f) & ~states.movable_ops_busy(f)
-    return given & (f.refcount > 0) & ~f.hwpoison & ~is_zone_movable(f) & f.others_all_movable
+    return given & (f.order == 0) & (f.refcount > 0) & ~f.hwpoison & ~is_zone_movable(f) & f.others_all_movable
 
 
 def _unsupported(f: Folios) -> Column:

@@ -184,8 +184,8 @@ WRITEBACK = Reason(
 )
 NO_TARGET = Reason(
     "no-target",
-    "It may go to another node only, as there is one; and all memory of the others is ZONE_MOVABLE, where nothing of a "
-    "lower zone may go.",
+    "It may go to another node only, as there is one; and all memory of the others is ZONE_MOVABLE, where no small folio "
+    "of a lower zone may go.",
     "Bring memory of another node online as the kernel's (online_kernel); or take that of all others offline first.",
     only_counted=True,
 )
