@@ -33,8 +33,11 @@ def new_directory(target: Path) -> Iterator[Path]:
     try:
         yield scratch
         scratch.chmod(0o755)
-        if not target.exists():
+        try:
             scratch.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -17,8 +17,6 @@
 // How long a killed process may take to notice, in seconds. One that sleeps for ever does not.
 #define GRACE 2
 #define REST 1.0
-// Of a memory block, on all machines of the lab.
-#define BLOCK_PAGES 0x8000UL
 
 static int port = -1;
 // What the process that did a command found out; and whether processes are to stand still.

@@ -24,6 +24,8 @@
 #define MOVABLE_NODE 1
 // Hot-plugged memory lies above 4 GiB, all boot memory below.
 #define HOTPLUG_PFN (1UL << 20)
+// Of a memory block, on all machines of the lab.
+#define BLOCK_PAGES 0x8000UL
 
 // Bits of /proc/kpageflags, which is ABI.
 #define KPF_LOCKED (1ULL << 0)

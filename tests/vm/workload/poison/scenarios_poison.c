@@ -126,11 +126,18 @@ static char *huge_page(int flags)
 	return region;
 }
 
+static void resize_pool(unsigned long pages)
+{
+	char text[16];
+	snprintf(text, sizeof(text), "%lu", pages);
+	check(write_file(POOL, text) == 0 && number_in(POOL, "") == pages, "nr_hugepages");
+}
+
 // A huge page that nothing but page tables knew is broken up, but for the one page.
 static void poison_hugetlb(void)
 {
 	need_poison();
-	check(write_file(POOL, "6") == 0 && number_in(POOL, "") == 6, "nr_hugepages");
+	resize_pool(6);
 	char *region = huge_page(MAP_PRIVATE);
 	uint64_t head = pfn_of(region);
 	uint64_t pfn = poison(region + 3 * PAGE, MADV_HWPOISON);
@@ -138,11 +145,29 @@ static void poison_hugetlb(void)
 	mark_pfn("poisoned", head, 0, 0, "of a huge page");
 }
 
-// The file keeps it, so that reading it goes on failing.
+// Of a file. Not in the first memory block, where all others are.
+static char *huge_page_apart(void)
+{
+	char *regions[BLOCK_PAGES * PAGE / THP + 4], *apart = NULL;
+	const unsigned long own = number_in(POOL, "");
+	resize_pool(own + ARRAY_SIZE(regions));
+	for (size_t i = 0; i < ARRAY_SIZE(regions); i++)
+		regions[i] = huge_page(MAP_SHARED);
+	for (size_t i = 0; i < ARRAY_SIZE(regions); i++)
+		if (!apart && pfn_of(regions[i]) >= HOTPLUG_PFN + BLOCK_PAGES)
+			apart = regions[i];
+		else
+			munmap(regions[i], THP);
+	check(apart != NULL, "all huge pages are in one memory block");
+	resize_pool(own);
+	return apart;
+}
+
+// The file keeps it, so that reading it goes on failing; and it stays where it is when the file has gone.
 static void poison_hugetlb_file(void)
 {
 	need_poison();
-	char *region = huge_page(MAP_SHARED);
+	char *region = huge_page_apart();
 	uint64_t head = pfn_of(region);
 	uint64_t pfn = poison(region + 3 * PAGE, MADV_HWPOISON);
 	expect(head, KPF_HUGE, 0, "no huge page any more");
