@@ -15,6 +15,8 @@ from .gates import Duration, Gate, Path, reasons
 YES, LATER, BLOCKS, ENDLESS, NO, OFFLINE, UNKNOWN = "yes", "later", "blocks", "endless", "no", "offline", "unknown"
 
 DISSOLVED = (reasons.HUGETLB_BUSY, reasons.HUGETLB_RESERVED)
+# Huge pages are taken apart at the end, when all else has been moved away; and it is not tried again.
+AT_THE_END = ((reasons.HUGETLB_HWPOISON, "-EBUSY"), (reasons.HUGETLB_VMEMMAP, "-ENOMEM"))
 # Of these, has_unmovable_pages() knows no better than to refuse at once; by the next try they may be gone.
 AT_FIRST = (reasons.LRU_BATCH, reasons.PAGEBLOCK_ISOLATED)
 BLOCK_PATHS = ("contig", "offline")
@@ -101,9 +103,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         if census.huge_beyond and context.kernel.isolation_migrates_straddlers:
             return NO, "-EBUSY: a huge page reaches into the next block"
     durations = dict(counts.durations)
-    # Huge pages are taken apart at the end, when all else has been moved away; and it is not tried again.
-    at_the_end = counts.reasons.get(reasons.HUGETLB_VMEMMAP.name, 0) if path == "offline" else 0
-    durations[Duration.PERMANENT.value] = durations.get(Duration.PERMANENT.value, 0) - at_the_end
+    at_the_end = [(counts.reasons.get(reason.name, 0), answer) for reason, answer in AT_THE_END if path == "offline"]
+    durations[Duration.PERMANENT.value] = durations.get(Duration.PERMANENT.value, 0) - sum(n for n, _ in at_the_end)
     order = (
         (Duration.PERMANENT, NO),
         (Duration.ENDLESS, ENDLESS),
@@ -111,8 +112,9 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         (Duration.TRANSIENT, LATER),
     )
     found = next((verdict for duration, verdict in order if durations.get(duration.value)), YES)
-    if at_the_end and found in (LATER, YES):
-        return NO, "-ENOMEM"
+    last = next((answer for number, answer in at_the_end if number), "")
+    if last and found in (LATER, YES):
+        return NO, last
     unread = unreadable(context, census) if found in (YES, LATER) else ""
     if unread:
         return UNKNOWN, unread

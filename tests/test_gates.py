@@ -323,6 +323,22 @@ def test_hugetlb_without_its_struct_pages(stays: bool, refcount: int) -> None:
 
 
 @by_release
+def test_huge_pages_out_of_migration(kernel: Kernel) -> None:
+    """Where the mark is missing that says so, nobody tries to migrate one, whatever else is wrong with it."""
+    huge: dict[str, Any] = {"order": 9, "type": PageType.HUGETLB, "mapping": ANON, "refcount": 5, "lru": False}
+    huge.update(
+        entire_mapcount=1, large_mapcount=1, hugetlb_supported=True, hugetlb_target=True, hugetlb_available=True
+    )
+    reason = "hugetlb-contig" if kernel is OLD else None
+    for path in ("contig", "offline", "mbind"):
+        expected = reason if path == "contig" and reason else None
+        assert verdict(path, folio(kernel, **huge)) == (expected or "hugetlb-busy")
+        assert verdict(path, folio(kernel, hwpoison=True, **huge)) == (expected or "hugetlb-hwpoison")
+    assert duration("offline", folio(kernel, hwpoison=True, **huge)) is Duration.PERMANENT
+    assert verdict("offline", folio(kernel, hugetlb_migratable_flag=True, **huge)) == "extra-reference"
+
+
+@by_release
 @pytest.mark.parametrize("zone", [1, 2])
 def test_offlining_looks_for_room_on_other_nodes(kernel: Kernel, zone: int) -> None:
     """Below ZONE_MOVABLE, nothing may go where all is movable; the kernel finds out before it looks at the folio."""

@@ -37,6 +37,8 @@ BLOCK: Any = SimpleNamespace(start_pfn=0, end_pfn=0x8000, single_zone=True, onli
         ({"permanent": 1, "endless": 1, "transient": 1}, {"slab": 1, "lru-batch": 1}, ("no", "-EBUSY")),
         # Huge pages are taken apart at the end, if it comes to that.
         ({"permanent": 1}, {"hugetlb-vmemmap": 1}, ("no", "-ENOMEM")),
+        ({"permanent": 1}, {"hugetlb-hwpoison": 1}, ("no", "-EBUSY")),
+        ({"permanent": 1, "endless": 1}, {"hugetlb-hwpoison": 1, "extra-reference": 1}, ("endless", "")),
         ({"permanent": 1, "transient": 1}, {"hugetlb-vmemmap": 1, "isolated": 1}, ("no", "-ENOMEM")),
         ({"permanent": 1, "endless": 1}, {"hugetlb-vmemmap": 1, "extra-reference": 1}, ("endless", "")),
         ({"permanent": 1, "will-block": 1}, {"hugetlb-vmemmap": 1, "locked": 1}, ("blocks", "")),

@@ -76,6 +76,13 @@ PATH = Path(
             _knows_hugetlb,
         ),
         Gate(
+            reasons.HUGETLB_HWPOISON,
+            "isolate_or_dissolve_huge_folio(): -EBUSY",
+            states.hugetlb_poisoned,
+            Duration.PERMANENT,
+            _knows_hugetlb,
+        ),
+        Gate(
             reasons.HUGETLB_BUSY,
             "isolate_or_dissolve_huge_folio(): -EBUSY",
             states.hugetlb_busy,

@@ -37,6 +37,7 @@ def _gates(move_all: bool) -> tuple[Gate, ...]:
         Gate(reasons.ZERO_PAGE, f"{function}: -EFAULT", states.zero_page, permanent),
         Gate(reasons.HUGETLB_UNSUPPORTED, "vma_migratable(): -EFAULT", _unsupported, permanent),
         *(() if move_all else (shared,)),
+        Gate(reasons.HUGETLB_HWPOISON, "folio_isolate_hugetlb(): -EBUSY", states.hugetlb_poisoned, permanent),
         Gate(reasons.HUGETLB_BUSY, "folio_isolate_hugetlb(): -EBUSY", states.hugetlb_busy, transient),
         Gate(reasons.HWPOISON, isolate, states.poisoned, permanent),
         Gate(reasons.ISOLATED, isolate, states.isolated, transient),

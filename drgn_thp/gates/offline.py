@@ -18,6 +18,7 @@ from .unmovable import has_unmovable_pages, unmovable_kinds
 
 SCAN = "scan_movable_pages()"
 RANGE = "do_migrate_range()"
+DISSOLVE = "dissolve_free_hugetlb_folios(): -EBUSY"
 
 
 def _poisoned_large(f: Folios) -> Column:
@@ -32,8 +33,8 @@ def _no_target(f: Folios) -> Column:
     """
     What do_migrate_range() gives alloc_migration_target(), which takes memory of ZONE_MOVABLE for that of it only.
 
-    Other nodes are all that it allows, as soon as there are any. For large folios GFP_TRANSHUGE allows ZONE_MOVABLE, too,
-    and huge pages come from their pools.
+    Other nodes are all that it allows, as soon as there are any. For large folios GFP_TRANSHUGE allows ZONE_MOVABLE as
+    well, and huge pages come from their pools.
     """
     given = states.lru_or_user(f) & (f.lru | (f.batches > 0)) | page_has_movable_ops(f) & ~states.movable_ops_busy(f)
     return given & (f.order == 0) & (f.refcount > 0) & ~f.hwpoison & ~is_zone_movable(f) & f.others_all_movable
@@ -56,17 +57,14 @@ PATH = Path(
         *has_unmovable_pages(offline=True),
         Gate(reasons.PAGE_OFFLINE, f"{SCAN}: -EBUSY", states.page_offline, Duration.PERMANENT),
         Gate(reasons.HWPOISON, f"{RANGE} skips it", _poisoned_large, Duration.ENDLESS, _skips_poisoned),
+        # It does not even try to migrate these.
+        Gate(reasons.HUGETLB_HWPOISON, DISSOLVE, states.hugetlb_poisoned, Duration.PERMANENT),
+        Gate(reasons.HUGETLB_BUSY, DISSOLVE, states.hugetlb_busy, Duration.TRANSIENT),
         # Before any other check, and for the whole of the list: what is locked or held is not even looked at.
         Gate(reasons.NO_TARGET, "alloc_migration_target(): -ENOMEM", _no_target, Duration.ENDLESS),
         *migrate_gates(Mode.SYNC, Duration.ENDLESS),
         Gate(reasons.HUGETLB_UNSUPPORTED, "unmap_and_move_hugetlb_folio()", _unsupported, Duration.ENDLESS),
-        Gate(reasons.HUGETLB_BUSY, "dissolve_free_hugetlb_folios(): -EBUSY", states.hugetlb_busy, Duration.TRANSIENT),
-        Gate(
-            reasons.HUGETLB_RESERVED,
-            "dissolve_free_hugetlb_folios(): -EBUSY",
-            states.hugetlb_reserved,
-            Duration.TRANSIENT,
-        ),
+        Gate(reasons.HUGETLB_RESERVED, DISSOLVE, states.hugetlb_reserved, Duration.TRANSIENT),
         Gate(
             reasons.HUGETLB_VMEMMAP,
             "dissolve_free_hugetlb_folios(): -ENOMEM",

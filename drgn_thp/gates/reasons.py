@@ -126,6 +126,11 @@ HUGETLB_BUSY = Reason(
     "A hugetlb page that is in use, but not marked migratable: being faulted in, freed, or isolated by somebody.",
     "Try again.",
 )
+HUGETLB_HWPOISON = Reason(
+    "hugetlb-hwpoison",
+    "A hugetlb page in use of which some memory is broken (hardware error): it was taken out of migration for good.",
+    "Nothing gives this memory back while the system runs, not even the end of its owner.",
+)
 HUGETLB_NO_TARGET = Reason(
     "hugetlb-no-target",
     "No free huge page, and no free memory of that size, to move this hugetlb page to, or less than all need.",
@@ -184,8 +189,8 @@ WRITEBACK = Reason(
 )
 NO_TARGET = Reason(
     "no-target",
-    "It may go to another node only, as there is one; and all memory of the others is ZONE_MOVABLE, where no small folio "
-    "of a lower zone may go.",
+    "It may go to another node only, as there is one; and all memory of the others is ZONE_MOVABLE, where small folios "
+    "of a lower zone may not go.",
     "Bring memory of another node online as the kernel's (online_kernel); or take that of all others offline first.",
     only_counted=True,
 )

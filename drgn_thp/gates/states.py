@@ -180,6 +180,12 @@ def hugetlb_busy(f: Folios) -> Column:
 
 
 @formula
+def hugetlb_poisoned(f: Folios) -> Column:
+    """memory_failure() has cleared HPageMigratable."""
+    return hugetlb_busy(f) & f.hwpoison
+
+
+@formula
 def hugetlb_unsupported(f: Folios) -> Column:
     return PageHuge(f) & ~f.hugetlb_supported
 
