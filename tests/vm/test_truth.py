@@ -20,7 +20,7 @@ from .truth.run import ask
 pytestmark = pytest.mark.vm
 
 # Each kernel once, and each kind of trouble.
-PART = (("5.10", "lab"), ("6.1", "files"), ("6.12", "pins"), ("7.3", "huge"))
+PART = (("5.10", "lab"), ("6.1", "files"), ("6.1", "boot"), ("6.12", "pins"), ("7.3", "huge"))
 
 
 @pytest.mark.parametrize(("name", "scene"), PART)
@@ -33,7 +33,8 @@ def test_the_kernel_does_what_was_said(name: str, scene: str) -> None:
     assert not wrong
     assert all(block.agrees for block in result.blocks), result.blocks
     agreed = {row.path for row in result.rows if row.outcome is Outcome.AGREES}
-    assert agreed >= {"contig", "offline", "mbind", "mbind-move-all"}
+    assert agreed >= {"offline", "mbind", "mbind-move-all"}
+    assert "contig" in agreed or scene == "boot"  # where nothing is in memory of virtio-mem
     assert any(row.confirmed for row in result.rows)
 
 

@@ -222,13 +222,19 @@ def _anywhere(folio: Folio) -> set[int]:
     return {0}
 
 
-def _reached(path: str, folios: list[Folio], answers: Answers, place: Callable[[Folio], set[int]]) -> Answers:
-    """Of folios that nothing was said against, and that stayed beside one that something was: there is no answer."""
+def _reached(
+    path: str, folios: list[Folio], answers: Answers, place: Callable[[Folio], set[int]], strangers: bool = False
+) -> Answers:
+    """
+    Of folios that nothing was said against, and that stayed beside one that something was: there is no answer.
+
+    :param strangers: Whether beside all of them there are folios of nobody's scenario that something was said against
+    """
     left = [folio for folio in folios if answers[folio.pfn].answer not in VACATED]
     culprits = {spot for folio in left if _refused(folio, path) for spot in place(folio)}
     result = dict(answers)
     for folio in left:
-        if not _refused(folio, path) and not culprits.isdisjoint(place(folio)):
+        if not _refused(folio, path) and (strangers or not culprits.isdisjoint(place(folio))):
             result[folio.pfn] = replace(answers[folio.pfn], answer=Answer.NOT_REACHED)
     return result
 
@@ -244,15 +250,16 @@ def _verdict(said: Record) -> str:
 
 def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
     """Offline each block that is hot-plugged or has marked folios, by itself; once more for what was not reached."""
-    verdicts = {record["block"]: _verdict(record["paths"]["offline"]) for record in heard.blocks}
+    said = {record["block"]: record["paths"]["offline"] for record in heard.blocks}
     result: Answers = {}
     blocks: list[BlockRow] = []
     frames = chain(dump.hotplug_pfns[:: questions.PAGES_PER_BLOCK], (folio.pfn for folio in heard.folios))
-    for block in sorted({pfn // questions.PAGES_PER_BLOCK for pfn in frames} & set(verdicts)):
+    for block in sorted({pfn // questions.PAGES_PER_BLOCK for pfn in frames} & set(said)):
         became, answers = questions.offline(dump, heard.folios, block)
         mine = [folio for folio in heard.folios if folio.pfn in answers]
-        blocks.append(BlockRow(dump.scene.name, block, "offline", verdicts[block], became))
-        reached = _reached("offline", mine, answers, _anywhere)
+        blocks.append(BlockRow(dump.scene.name, block, "offline", _verdict(said[block]), became))
+        strangers = said[block]["refused"] > sum(folio.said["offline"]["verdict"] == "refused" for folio in mine)
+        reached = _reached("offline", mine, answers, _anywhere, strangers)
         result.update(reached)
         unanswered = [folio for folio in mine if reached[folio.pfn].answer is Answer.NOT_REACHED]
         if unanswered:
@@ -260,7 +267,7 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
             company = _among(mine, names)
             _, again = questions.offline(dump, company, block, names)
             if again:  # or it gave up at once, this time
-                again = _reached("offline", company, again, _anywhere)
+                again = _reached("offline", company, again, _anywhere, strangers)
                 result.update((folio.pfn, again[folio.pfn]) for folio in unanswered)
         if became.startswith("no ") and blocks[-1].agrees:
             result.update((pfn, _with_its_block(result[pfn])) for pfn in answers)
