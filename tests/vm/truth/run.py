@@ -264,10 +264,10 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
         unanswered = [folio for folio in mine if reached[folio.pfn].answer is Answer.NOT_REACHED]
         if unanswered:
             names = frozenset(name for folio in unanswered for name in folio.scenarios)
-            company = _among(mine, names)
-            _, again = questions.offline(dump, company, block, names)
+            # What scenarios held that were ended is looked at, too, as above.
+            _, again = questions.offline(dump, mine, block, names)
             if again:  # or it gave up at once, this time
-                again = _reached("offline", company, again, _anywhere, strangers)
+                again = _reached("offline", mine, again, _anywhere, strangers)
                 result.update((folio.pfn, again[folio.pfn]) for folio in unanswered)
         if became.startswith("no ") and blocks[-1].agrees:
             result.update((pfn, _with_its_block(result[pfn])) for pfn in answers)
