@@ -73,6 +73,36 @@ def test_only_what_the_guest_held_for_that_time_is_excused(since: int, until: in
     assert judge.excused == ({"inside": {"pipe": len(PATHS)}} if excused else {})
 
 
+@pytest.mark.parametrize(
+    ("left", "leaked"),
+    [
+        ([["U", "0x200000", "512", hex(churn.ANON | 1)]], True),
+        (
+            [["U", "0x200000", "1", hex(churn.ANON)], ["U", "0x200001", "511", "0x8000"]],
+            False,
+        ),  # another's by now
+        ([], False),
+    ],
+)
+def test_only_what_is_left_of_ended_processes_was_leaked(
+    left: list[list[str]], leaked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That memory of a process is in use without any process."""
+    asked: list[str] = []
+
+    def ask(command: str) -> list[list[str]]:
+        asked.append(command)
+        return left if command.startswith("used") else []
+
+    monkeypatch.setattr(churn, "Agent", lambda guest: SimpleNamespace(ask=ask, close=lambda: None))
+    judge = Judge(guest(), PAGES)
+    judge.judge("inside", said([*PAGES, OTHER]))
+    judge.end()
+    assert asked == ["end"] + [f"used {OTHER} {OTHER + 512}"] * len(PATHS)
+    assert len(judge.leaked) == (len(PATHS) if leaked else 0)
+    assert len(judge.wrong) == (0 if leaked else len(PATHS))
+
+
 def test_the_clock_of_who_looks_from_outside() -> None:
     """It is another one, and what tells the time was printed some time ago."""
     ours = time.monotonic()
