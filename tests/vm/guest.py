@@ -172,11 +172,15 @@ class Guest:
         return total / 1e9
 
     def wants_to_run(self) -> bool:
-        """Return whether any of its CPUs runs or would like to: for how long it has, is only known afterwards."""
+        """
+        Return whether any of its CPUs runs or would like to: for how long it has, is only known afterwards.
+
+        Where the emulator waits for this machine's disk, it is not the guest that rests.
+        """
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
                 name, _, state = (task / "stat").read_text().partition("(")[2].rpartition(") ")
-                if name.startswith("CPU ") and state.startswith("R"):
+                if state.startswith("D") or (name.startswith("CPU ") and state.startswith("R")):
                     return True
         return False
 
