@@ -175,12 +175,11 @@ class Guest:
         """
         Return whether any of its CPUs runs or would like to: for how long it has, is only known afterwards.
 
-        Where the emulator waits for this machine's disk, it is not the guest that rests.
+        It may be the emulator that it waits for: a device, which is another thread of that, or this machine's disk.
         """
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
-                name, _, state = (task / "stat").read_text().partition("(")[2].rpartition(") ")
-                if state.startswith("D") or (name.startswith("CPU ") and state.startswith("R")):
+                if (task / "stat").read_text().rpartition(") ")[2][0] in "RD":
                     return True
         return False
 
