@@ -88,7 +88,7 @@ def _reasons(accuracy: dict[str, dict[str, dict[str, int]]]) -> str:
         parts.append(f"What to do: {reason.advice}\n")
         parts.append(f"{_seen(accuracy.get(reason.name, {}))}\n")
         if reason.only_counted:
-            parts.append("Any host has a lot of these: reports as text count them, but do not list them.\n")
+            parts.append("Where there are any, there are many: reports as text count them, but do not list them.\n")
         gates = [(path, gate) for path in paths().values() for gate in path.gates if gate.reason is reason]
         rows = ((f"`{path.name}`", f"`{gate.kernel}`", _lasts(gate), _kernels(gate)) for path, gate in gates)
         parts.append(_table(("path", "check", "lasts", "kernels"), rows))

@@ -18,7 +18,7 @@ from drgn.helpers.linux.mm import PageCompound, PageLRU, PageSlab, PageTail, com
 
 from drgn_thp.blocks import read_blocks
 from drgn_thp.context import Context
-from drgn_thp.gates import find_path
+from drgn_thp.gates import Reason, find_path
 from drgn_thp.scan import Scan
 from drgn_thp.target import TargetSpec, open_target
 
@@ -57,7 +57,7 @@ def scan_all(context: Context, prog: Program) -> dict[str, int]:
     """Scan everything, the walk over memory blocks included; return how many folios are refused by path."""
     blocks, _ = read_blocks(prog, context.sections)
     refused: dict[str, int] = {}
-    scan = Scan(context, [find_path(name) for name in PATHS], lambda reason: not reason.only_counted)
+    scan = Scan(context, [find_path(name) for name in PATHS], Reason.is_listed)
     for census in scan.blocks(blocks):
         for name, counts in census.paths.items():
             refused[name] = refused.get(name, 0) + counts.refused

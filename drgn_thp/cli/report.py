@@ -105,5 +105,5 @@ def _listed(arguments: argparse.Namespace) -> Callable[[Any], bool]:
     if only:
         return lambda reason: reason.name in only
     if arguments.format == "text":
-        return lambda reason: not reason.only_counted
+        return lambda reason: bool(reason.is_listed())
     return lambda reason: True

@@ -28,12 +28,12 @@ def watch_refused(arguments: argparse.Namespace, context: Context) -> int:
     """Watch what ``refused`` lists."""
     from ..commands.model import looks_of
     from ..commands.refused import asked
-    from ..gates import find_path
+    from ..gates import Reason, find_path
     from ..report import Question
 
     path, blocks = asked(arguments)
     wanted = block_filter(blocks or None, context)
-    question = Question([find_path(path)], wanted, lambda reason: not reason.only_counted, looks_of(arguments))
+    question = Question([find_path(path)], wanted, Reason.is_listed, looks_of(arguments))
     return watch(arguments, context, question)
 
 

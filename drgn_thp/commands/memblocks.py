@@ -71,7 +71,7 @@ def scan(
     question = Question(
         [find_path(name) for name in dict.fromkeys(names)],
         wanted,
-        lambda reason: lists and not reason.only_counted,
+        lambda reason: lists and reason.is_listed(),
         looks,
         holders,
         search,

@@ -35,7 +35,11 @@ class Reason:
     meaning: str
     advice: str
     only_counted: bool = False
-    """Any host has a lot of such folios: reports for people count them, and do not list them."""
+    """Where there are such folios, there are many: reports for people count them, and do not list them."""
+
+    def is_listed(self) -> bool:
+        """Return whether reports for people list its folios."""
+        return not self.only_counted
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..context import Context
 from ..describe import Describer
 from ..facts import FACTS, FLAGS
 from ..folios import Folios
-from ..gates import Path, paths
+from ..gates import Path, Reason, paths
 from ..ledger import explain
 from ..report import Question, Report
 from ..scan import Scan
@@ -63,9 +63,9 @@ def ask(context: Context, blocks: Callable[[Block], bool] | None, progress: Call
     Run the analysis on all paths, and explain some of the folios that it finds refused.
 
     What the report would say of refused folios is compared as columns: describing each takes longer than all the rest.
-    Folios of the kernel's own are counted by reason only, as there: a large host has many millions of them.
+    Those that text only counts are counted by reason, as there: a large host has many millions of them.
     """
-    question = Question(list(paths().values()), blocks, lambda reason: not reason.only_counted)
+    question = Question(list(paths().values()), blocks, Reason.is_listed)
     report = Report(context, question, progress=progress)
     describer = Describer(context)
     scan = Scan(context, question.paths, question.listed, progress, describer.in_virtio_mem)

@@ -265,12 +265,13 @@ class Judge:
         """
         with closing(Agent(self.guest)) as agent:
             agent.ask("end")
-            for wrong in list(self.wrong):
-                pfn = wrong.record["pfn"]
-                left = agent.ask(f"used {pfn} {pfn + (1 << wrong.record['order'])}")
-                if left and all(int(flags, 0) & ANON for *_, flags in left):
-                    self.leaked.append(wrong)
-                    self.wrong.remove(wrong)
+            folios = {(wrong.record["pfn"], wrong.record["order"]) for wrong in self.wrong}
+            left = {folio: agent.ask(f"used {folio[0]} {folio[0] + (1 << folio[1])}") for folio in sorted(folios)}
+        for wrong in list(self.wrong):
+            lines = left[wrong.record["pfn"], wrong.record["order"]]
+            if lines and all(int(flags, 0) & ANON for *_, flags in lines):
+                self.leaked.append(wrong)
+                self.wrong.remove(wrong)
 
     def _slow(self) -> list[Slow]:
         lines = re.findall(r"^SLOW (\S+) (\d+) (\d+) (.*)\n", self.guest.serial(), re.MULTILINE)

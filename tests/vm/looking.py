@@ -18,7 +18,7 @@ from typing import Any
 
 from drgn_thp.confirm import Looks
 from drgn_thp.context import Context
-from drgn_thp.gates import find_path
+from drgn_thp.gates import Reason, find_path
 from drgn_thp.report import Question, Report
 from drgn_thp.target import TargetSpec, open_target
 
@@ -75,7 +75,7 @@ def look(prog: Any, looks: Looks = LOOKS) -> Round:
     result = Round(time.monotonic())
     report = Report(
         Context.fresh(prog),
-        Question([find_path(path) for path in PATHS], None, lambda reason: not reason.only_counted, looks),
+        Question([find_path(path) for path in PATHS], None, Reason.is_listed, looks),
     )
 
     def progress(pages: int) -> None:
