@@ -25,3 +25,11 @@ unsigned long number_in(const char *path, const char *word)
 	check(found != NULL, word);
 	return strtoul(found + strlen(word), NULL, 10);
 }
+
+void resize_pool(const char *path, unsigned long pages)
+{
+	char text[16];
+	snprintf(text, sizeof(text), "%lu", pages);
+	check(write_file(path, text) == 0, "nr_hugepages");
+	check(number_in(path, "") == pages, "the pool has another size");
+}

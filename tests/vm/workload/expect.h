@@ -23,5 +23,9 @@ void expect(uint64_t pfn, uint64_t set, uint64_t clear, const char *what);
 void expect_mappings(uint64_t pfn, uint64_t count, const char *what);
 // The number behind a word in a file of the kernel's, as in /proc/meminfo.
 unsigned long number_in(const char *path, const char *word);
+// How many huge pages of 2 MiB a node has, by its number as a string.
+#define POOL(node) "/sys/devices/system/node/node" node "/hugepages/hugepages-2048kB/nr_hugepages"
+// Fails unless a pool has just as many then.
+void resize_pool(const char *path, unsigned long pages);
 
 #endif

@@ -22,6 +22,7 @@
 
 // The hot-plugged node. It is onlined as ZONE_MOVABLE, so nothing but what we put there lives on it.
 #define MOVABLE_NODE 1
+#define BOOT_NODE 0
 // Hot-plugged memory lies above 4 GiB, all boot memory below.
 #define HOTPLUG_PFN (1UL << 20)
 // Of a memory block, on all machines of the lab.
@@ -105,6 +106,7 @@ void drain(void);
 // --- memory.c: making regions
 
 // From now on, for this process.
+void bind_to_node(int node);
 void bind_to_movable_node(void);
 void *aligned_region(size_t size, size_t align);
 void *base_pages(int count);

@@ -6,10 +6,15 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+void bind_to_node(int node)
+{
+	unsigned long nodes = 1UL << node;
+	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+}
+
 void bind_to_movable_node(void)
 {
-	unsigned long nodes = 1UL << MOVABLE_NODE;
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+	bind_to_node(MOVABLE_NODE);
 }
 
 void *aligned_region(size_t size, size_t align)

@@ -2,17 +2,13 @@
 // More of each kind than a memory block has, so that there are blocks with little else in them: none of the kernel's.
 #include "../expect.h"
 
-#include <linux/mempolicy.h>
-
 #define MANY (192UL << 20)
 // Marked is one page of so many.
 #define SAMPLE 1024
-#define POOL "/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages"
 
 static void settle(void)
 {
-	unsigned long nodes = 1;
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+	bind_to_node(BOOT_NODE);
 	char zone[32] = "";
 	read_file("/sys/devices/system/memory/memory32/valid_zones", zone, sizeof(zone));
 	check(strstr(zone, "Movable") != NULL, "hot-plugged memory is for the kernel");
@@ -44,9 +40,7 @@ static void boot_thps(void)
 static void boot_hugetlb(void)
 {
 	settle();
-	char text[16];
-	snprintf(text, sizeof(text), "%lu", MANY / THP);
-	check(write_file(POOL, text) == 0 && number_in(POOL, "") == MANY / THP, "the pool is too small");
+	resize_pool(POOL("0"), MANY / THP);
 	char *region = mmap(NULL, MANY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	check(region != MAP_FAILED, "mmap(MAP_HUGETLB)");
 	for (size_t i = 0; i < MANY / THP; i++) {

@@ -4,7 +4,6 @@
 #include "../expect.h"
 
 #define NODE "/sys/devices/system/node/node1/"
-#define POOL NODE "hugepages/hugepages-2048kB/nr_hugepages"
 
 static char *huge_pages(unsigned long count, int flags)
 {
@@ -21,10 +20,8 @@ static void pool_used(void)
 	check(write_file("/proc/sys/vm/nr_overcommit_hugepages", "0") == 0, "nr_overcommit_hugepages");
 	// As we are bound to the node, the last of it would be the end of us, too.
 	unsigned long count = number_in(NODE "meminfo", "MemFree:") / (THP / 1024) - 6;
-	char text[16];
-	snprintf(text, sizeof(text), "%lu", count);
-	check(write_file(POOL, text) == 0, "nr_hugepages");
-	check(number_in(POOL, "") == count && count > 240, "the pool does not fill the node");
+	resize_pool(POOL("1"), count);
+	check(count > 240, "the pool does not fill the node");
 	char *region = huge_pages(count - 1, MAP_PRIVATE);
 	for (unsigned long i = 0; i < count - 1; i++)
 		region[i * THP] = 'h';

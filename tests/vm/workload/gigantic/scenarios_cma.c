@@ -2,8 +2,6 @@
 // Pages in a CMA area, which is hugetlb's, for huge pages of 1 GiB. It lends them to whom it can take them back from.
 #include "../expect.h"
 
-#include <linux/mempolicy.h>
-
 // The only whole GiB of boot memory that is free, counted from 0.
 #define AREA 0x40000UL
 #define AREA_PAGES 0x40000UL
@@ -13,8 +11,7 @@
 
 static void settle(void)
 {
-	unsigned long boot_memory = 1;
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &boot_memory, 8 * sizeof(boot_memory)) == 0, "set_mempolicy");
+	bind_to_node(BOOT_NODE);
 	char text[4096];
 	read_file("/proc/meminfo", text, sizeof(text));
 	if (!strstr(text, "CmaTotal:"))

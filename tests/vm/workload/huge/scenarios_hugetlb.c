@@ -7,7 +7,6 @@
 #include <sys/mount.h>
 #include <sys/uio.h>
 
-#define POOL(node) "/sys/devices/system/node/node" node "/hugepages/hugepages-2048kB/nr_hugepages"
 #define GIB (1UL << 30)
 
 static void mark_huge(char *region, int held, const char *note)
@@ -42,8 +41,7 @@ static int new_memfd(size_t size)
 // The first scenario of all fills the pool. What is left of it in the end stays free.
 static void hugetlb_private(void)
 {
-	check(write_file(POOL("1"), "20") == 0, "nr_hugepages");
-	check(number_in(POOL("1"), "") == 20, "the pool is too small");
+	resize_pool(POOL("1"), 20);
 	char *region = private_pages(1);
 	fill(region, THP);
 	mark_huge(region, 0, "");
@@ -135,7 +133,7 @@ static void hugetlb_fixed(void)
 	int ring = syscall(SYS_io_uring_setup, 1, &params);
 	check(ring >= 0, "io_uring_setup");
 	// Where such memory may not be movable, the page goes to the other node first.
-	check(write_file(POOL("0"), "1") == 0, "nr_hugepages");
+	resize_pool(POOL("0"), 1);
 	char *region = private_pages(1);
 	fill(region, THP);
 	struct iovec buffer = {region + 3 * PAGE, PAGE};

@@ -3,18 +3,13 @@
 // are done.
 #include "../expect.h"
 
-#include <linux/mempolicy.h>
-
-#define POOL(node) "/sys/devices/system/node/node" node "/hugepages/hugepages-2048kB/nr_hugepages"
-
 static void fill_pool(const char *path)
 {
 	char text[8];
 	if (read_file("/proc/sys/vm/hugetlb_optimize_vmemmap", text, sizeof(text)))
 		lacks("huge pages keep their struct pages");
 	check(text[0] == '1', "hugetlb_optimize_vmemmap");
-	check(write_file(path, "6") == 0, "nr_hugepages");
-	check(number_in(path, "") == 6, "the pool is too small");
+	resize_pool(path, 6);
 }
 
 static void mark_huge(char *region)
@@ -56,9 +51,8 @@ static void hugetlb_lean_unmapped(void)
 // On a node that has memory of all kinds.
 static void hugetlb_lean_boot(void)
 {
-	unsigned long nodes = 1;
 	fill_pool(POOL("0"));
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+	bind_to_node(BOOT_NODE);
 	mark_huge(map_huge(THP));
 }
 

@@ -3,7 +3,6 @@
 
 #include "../lab.h"
 
-#include <linux/mempolicy.h>
 #include <sys/mount.h>
 
 #define ROOT "/inside"
@@ -18,10 +17,9 @@ static void mount_under(const char *name)
 // The node that is looked at is left alone.
 static void run_python(const char *python)
 {
-	unsigned long nodes = 1;
 	char *arguments[] = {(char *)python, "-I", "/inside.py", NULL};
 	char *environment[] = {"HOME=/", NULL};
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+	bind_to_node(BOOT_NODE);
 	check(chroot(ROOT) == 0 && chdir("/") == 0, "chroot");
 	execve(python, arguments, environment);
 	dprintf(1, "FAIL %s: %m\n", python);

@@ -2,7 +2,6 @@
 // Pages of the common kinds, in boot memory below 4 GiB, and in hot-plugged memory that the kernel may use, too.
 #include "../expect.h"
 
-#include <linux/mempolicy.h>
 #include <sys/uio.h>
 
 #define NEIGHBOURS 64
@@ -16,8 +15,7 @@ static int is_normal(void)
 // The name of a scenario says where its pages are to be.
 static void settle(void)
 {
-	unsigned long nodes = is_normal() ? 1UL << MOVABLE_NODE : 1;
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+	bind_to_node(is_normal() ? MOVABLE_NODE : BOOT_NODE);
 	char zone[32] = "";
 	read_file("/sys/devices/system/memory/memory32/valid_zones", zone, sizeof(zone));
 	check(!strcmp(zone, "Normal\n"), "hot-plugged memory is not for the kernel");

@@ -2,14 +2,12 @@
 // What the scenarios of this program share.
 #include "pins.h"
 
-#include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 
 void use_normal_zone(void)
 {
-	unsigned long nodes = 1;
-	check(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) == 0, "set_mempolicy");
+	bind_to_node(BOOT_NODE);
 }
 
 const char *place_of(void *page)

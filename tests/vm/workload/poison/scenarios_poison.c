@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#define POOL "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"
 #define OFFLINE "/sys/devices/system/memory/hard_offline_page"
 
 #ifndef MADV_SOFT_OFFLINE
@@ -126,18 +125,11 @@ static char *huge_page(int flags)
 	return region;
 }
 
-static void resize_pool(unsigned long pages)
-{
-	char text[16];
-	snprintf(text, sizeof(text), "%lu", pages);
-	check(write_file(POOL, text) == 0 && number_in(POOL, "") == pages, "nr_hugepages");
-}
-
 // A huge page that nothing but page tables knew is broken up, but for the one page.
 static void poison_hugetlb(void)
 {
 	need_poison();
-	resize_pool(6);
+	resize_pool(POOL("1"), 6);
 	char *region = huge_page(MAP_PRIVATE);
 	uint64_t head = pfn_of(region);
 	uint64_t pfn = poison(region + 3 * PAGE, MADV_HWPOISON);
@@ -149,8 +141,8 @@ static void poison_hugetlb(void)
 static char *huge_page_apart(void)
 {
 	char *regions[BLOCK_PAGES * PAGE / THP + 4], *apart = NULL;
-	const unsigned long own = number_in(POOL, "");
-	resize_pool(own + ARRAY_SIZE(regions));
+	const unsigned long own = number_in(POOL("1"), "");
+	resize_pool(POOL("1"), own + ARRAY_SIZE(regions));
 	for (size_t i = 0; i < ARRAY_SIZE(regions); i++)
 		regions[i] = huge_page(MAP_SHARED);
 	for (size_t i = 0; i < ARRAY_SIZE(regions); i++)
@@ -159,7 +151,7 @@ static char *huge_page_apart(void)
 		else
 			munmap(regions[i], THP);
 	check(apart != NULL, "all huge pages are in one memory block");
-	resize_pool(own);
+	resize_pool(POOL("1"), own);
 	return apart;
 }
 
