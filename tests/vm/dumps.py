@@ -222,7 +222,8 @@ def boot_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[
     (directory / "serial.log").write_text(serial)
     failures = re.findall(r"^FAIL .*", serial, re.MULTILINE)
     if failures:
-        raise GuestError(f"kernel {files.name}: the workload failed:\n" + "\n".join(failures))
+        stacks = re.findall(r"^STACK .*\n(?:\[.*\n)*", serial, re.MULTILINE)
+        raise GuestError(f"kernel {files.name}: the workload failed:\n" + "\n".join([*failures, *stacks]))
     guest.dump(directory / "vmcore")
     core = ElfCore(directory / "vmcore")
     _check_build(core, files)

@@ -66,7 +66,8 @@ void hold_gates_still(void)
 	// Between the moment when the guest looks at its pages and the dump, nothing may move. Not every kernel has each.
 	static const char *const settings[][2] = {
 		{"/proc/sys/kernel/numa_balancing", "0"},
-		{"/proc/sys/vm/dirty_writeback_centisecs", "0"},
+		// Not 0: that wakes the flusher at every first dirty page, and a new disk's share of dirty memory is none.
+		{"/proc/sys/vm/dirty_writeback_centisecs", "8640000"},
 		{"/proc/sys/vm/dirty_expire_centisecs", "8640000"},
 		{"/proc/sys/vm/dirty_background_ratio", "80"},
 		{"/proc/sys/vm/dirty_ratio", "90"},
