@@ -20,6 +20,7 @@ from drgn_thp.cli import main
 from drgn_thp.slim import Made, make_slim
 from drgn_thp.target import TargetSpec
 from tests.vm import initramfs, kernels, workload
+from tests.vm.booted import booted
 from tests.vm.dumps import SIGNATURE
 from tests.vm.elfcore import ElfCore
 from tests.vm.guest import Guest
@@ -162,8 +163,8 @@ def test_from_a_kdump_file(slim: Slim, tmp_path: Path, capsys: pytest.CaptureFix
 def test_from_a_running_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is written is what was analysed, though the guest goes on."""
     files = kernels.fetch(kernel("6.12"))
-    with Guest(files.vmlinuz, initramfs.build(files, workload.build("lab"))) as guest:
-        guest.wait_for("READY")
+    image = initramfs.build(files, workload.build("lab"))
+    with booted(lambda: Guest(files.vmlinuz, image)) as guest:
         out = tmp_path / "live.elf.gz"
         status = main(["slim", "--qemu", str(guest.drgn_socket), "--no-default-symbols", "-o", str(out)])
         said = capsys.readouterr()

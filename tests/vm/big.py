@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from . import initramfs, kernels, workload
-from .cache import cache_dir, new_directory
-from .dumps import boot_and_dump, cache_key
+from .booted import booted
+from .cache import cache_dir, drop_superseded, mark_used, new_directory
+from .dumps import cache_key, check_and_dump
 from .guest import Guest
 from .matrix import kernel
 
@@ -53,10 +54,15 @@ def ensure_big(variant: str) -> BigDump:
         with new_directory(dump.directory) as scratch:
             image = initramfs.build(files, workload.build("big"))
             # Unknown parameters with a value end up in the environment of pid 1.
-            with Guest(files.vmlinuz, image, VARIANTS[variant], hotplug_mib=0, arguments=[f"big={variant}"]) as guest:
-                _, serial = boot_and_dump(files, guest, scratch)
+            arguments = [f"big={variant}"]
+            with booted(
+                lambda: Guest(files.vmlinuz, image, VARIANTS[variant], hotplug_mib=0, arguments=arguments)
+            ) as guest:
+                _, serial = check_and_dump(files, guest, scratch)
             planted = {name: int(count) for name, count in re.findall(r"^PLANTED (\S+)=(\d+)", serial, re.MULTILINE)}
             (scratch / "planted.json").write_text(json.dumps(planted, indent=1) + "\n")
+        drop_superseded(dump.directory, f"big-{variant}")
+    mark_used(dump.directory)
     return dump
 
 

@@ -8,8 +8,12 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+# After which an entry that a newer one took the place of is thought to be in use by no other checkout.
+UNUSED_SECONDS = 3 * 3600.0
 
 
 def cache_dir() -> Path:
@@ -49,3 +53,18 @@ def locked(target: Path) -> Iterator[None]:
     with open(target.with_name(f".{target.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def mark_used(target: Path) -> None:
+    """Note that an entry is in use, for :func:`drop_superseded` of whatever checkout."""
+    os.utime(target)
+
+
+def drop_superseded(target: Path, name: str) -> None:
+    """Remove the entries ``name``-anything that ``target`` took the place of, and that nobody used for some hours."""
+    oldest = time.time() - UNUSED_SECONDS
+    for entry in target.parent.glob(f"{name}-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if entry != target and entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry)
+                entry.with_name(f".{entry.name}.lock").unlink(missing_ok=True)

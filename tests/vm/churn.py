@@ -28,7 +28,7 @@ from typing import Any
 
 from drgn_thp.target import TargetSpec, open_target
 from tests.vm import initramfs, kernels, looking, workload
-from tests.vm.dumps import EMULATOR_FAULT
+from tests.vm.booted import booted
 from tests.vm.guest import Guest, GuestError
 from tests.vm.inside import Machine, machine
 from tests.vm.looking import PATHS, WORD, Round, look
@@ -79,8 +79,8 @@ def churning(name: str, changes: bool = True, inside: bool = False) -> Iterator[
         scene = replace(SCENE, devices=(*disks, *python.devices), memory_mib=python.memory_mib)
         image = initramfs.build(files, workload.build(scene.name), scene)
         arguments = (*(("churn_changes=1",) if changes else ()), *python.arguments)
-        for last in (False, True):
-            with Guest(
+        with booted(
+            lambda: Guest(
                 files.vmlinuz,
                 image,
                 scene.memory_mib,
@@ -88,16 +88,10 @@ def churning(name: str, changes: bool = True, inside: bool = False) -> Iterator[
                 agent=True,
                 arguments=arguments,
                 devices=scene.devices,
-            ) as guest:
-                try:
-                    guest.wait_for("READY")
-                except GuestError as error:
-                    if EMULATOR_FAULT not in str(error) or last:
-                        raise
-                    continue
-                check(guest)
-                yield guest
-                return
+            )
+        ) as guest:
+            check(guest)
+            yield guest
 
 
 def make_swap(path: Path) -> None:

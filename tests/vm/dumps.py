@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy
 import numpy.typing
 
 from . import initramfs, kernels, workload
-from .cache import cache_dir, locked, new_directory
+from .booted import booted, wait_until_ready
+from .cache import cache_dir, drop_superseded, locked, mark_used, new_directory
 from .elfcore import ElfCore, build_id
 from .guest import Guest, GuestError
 from .matrix import Kernel, kernel
@@ -26,8 +27,6 @@ from .scenes import LAB, Scene
 PAGE_SIZE = 4096
 # What the arrays of kpageflags and kpagecount hold for frames that are no RAM.
 UNREAD = 0xFFFFFFFFFFFFFFFF
-# Now and then the emulator executes code that the kernel has just patched, with several CPUs, as it was half-way.
-EMULATOR_FAULT = "Oops: int3"
 # Part of the key of the cache: change it when the meaning of what is stored changes.
 HARNESS_VERSION = 3
 # Second half of what the workload writes into pages that are found by content; see lab/scenarios_held.c.
@@ -186,6 +185,8 @@ def ensure_dump(entry: Kernel, refresh: bool = False, scene: Scene = LAB) -> Dum
     if not directory.exists():
         with locked(directory):
             _ensure(files, dump)
+        drop_superseded(directory, f"{files.name}-{scene.name}")
+    mark_used(directory)
     return dump
 
 
@@ -209,15 +210,12 @@ def cache_key(files: kernels.Files, program: str, scene: Scene = LAB) -> str:
     return f"{files.version}-{workload.digest(parts, repr(machine))}-{HARNESS_VERSION}"
 
 
-def boot_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[ElfCore, str]:
+def check_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[ElfCore, str]:
     """
-    Wait for the workload in a guest, dump it to ``vmcore`` and ``serial.log``, and return both.
+    Dump a guest whose workload is ready to ``vmcore`` and ``serial.log``, and return both.
 
     :raises GuestError: if the workload failed, or the dump is not of the kernel whose debug information we have
     """
-    start = time.monotonic()
-    guest.wait_for("READY")
-    ready = time.monotonic()
     serial = guest.serial()
     (directory / "serial.log").write_text(serial)
     failures = re.findall(r"^FAIL .*", serial, re.MULTILINE)
@@ -227,34 +225,26 @@ def boot_and_dump(files: kernels.Files, guest: Guest, directory: Path) -> tuple[
     guest.dump(directory / "vmcore")
     core = ElfCore(directory / "vmcore")
     _check_build(core, files)
-    done = time.monotonic()
-    print(
-        f"{files.name}: ready after {ready - start:.1f} s, dumped in {done - ready:.1f} s", file=sys.stderr, flush=True
-    )
     return core, serial
 
 
 def _make(files: kernels.Files, dump: Dump) -> None:
     image = initramfs.build(files, workload.build(dump.scene.name), dump.scene)
     dump.initramfs.write_bytes(image)
-    try:
-        core, serial = _boot(files, dump)
-    except GuestError as error:
-        if EMULATOR_FAULT not in str(error):
-            raise
-        print(f"{files.name}: {EMULATOR_FAULT} while booting; once more", file=sys.stderr, flush=True)
-        core, serial = _boot(files, dump)
+    began = time.monotonic()
+    with booted(lambda: start(dump), partial(_serve_until_ready, dump.scene)) as guest:
+        ready = time.monotonic()
+        core, serial = check_and_dump(files, guest, dump.directory)
+        guest.save(dump.state)
+    print(f"{files.name} {dump.scene.name}: ready after {ready - began:.1f} s", file=sys.stderr, flush=True)
     _store(core, serial, dump.directory)
 
 
-def _boot(files: kernels.Files, dump: Dump) -> tuple[ElfCore, str]:
-    with start(dump) as guest:
-        for command, arguments in dump.scene.before_ready:
-            guest.wait_for(f"ASK {command}")
-            guest.qmp(command, **arguments)
-        core, serial = boot_and_dump(files, guest, dump.directory)
-        guest.save(dump.state)
-    return core, serial
+def _serve_until_ready(scene: Scene, guest: Guest) -> None:
+    for command, arguments in scene.before_ready:
+        guest.wait_for(f"ASK {command}")
+        guest.qmp(command, **arguments)
+    wait_until_ready(guest)
 
 
 def start(dump: Dump, state: Path | None = None) -> Guest:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm import initramfs, kernels, workload
-from tests.vm.dumps import EMULATOR_FAULT
+from tests.vm.booted import booted
 from tests.vm.guest import Guest, GuestError
 from tests.vm.matrix import kernel
 from tests.vm.scenes import Scene
@@ -133,18 +133,13 @@ def inside(name: str, arguments: tuple[str, ...] = ()) -> Iterator[tuple[Guest, 
         scene = Scene("inside", modules=("virtio_blk",), memory_mib=wanted.memory_mib)
         image = initramfs.build(files, workload.build(scene.name), scene)
         arguments = (*wanted.arguments, *arguments)
-        for last in (False, True):
-            with Guest(
+        with booted(
+            lambda: Guest(
                 files.vmlinuz, image, scene.memory_mib, scene.hotplug_mib, arguments=arguments, devices=wanted.devices
-            ) as guest:
-                try:
-                    guest.wait_for("READY", SECONDS)
-                except GuestError as error:
-                    if EMULATOR_FAULT not in str(error) or last:
-                        raise
-                    continue
-                yield guest, runs(guest.serial())
-                return
+            ),
+            lambda guest: guest.wait_for("READY", SECONDS),
+        ) as guest:
+            yield guest, runs(guest.serial())
 
 
 def runs(serial: str) -> dict[str, Run]:

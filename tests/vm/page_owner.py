@@ -24,6 +24,7 @@ from drgn_thp.target import TargetSpec, open_target
 from tests.fixture import CORE, EXPECTED, FIXTURES
 
 from . import initramfs, workload
+from .booted import booted
 from .guest import Guest
 from .kernels import Files
 from .scenes import Scene
@@ -69,8 +70,9 @@ def make(vmlinuz: Path) -> None:
     image = initramfs.build(files, workload.build(SCENE.name), SCENE)
     with tempfile.TemporaryDirectory(prefix="owner.") as scratch:
         core = Path(scratch) / "vmcore"
-        with Guest(vmlinuz, image, SCENE.memory_mib, SCENE.hotplug_mib, arguments=SCENE.arguments) as guest:
-            guest.wait_for("READY")
+        with booted(
+            lambda: Guest(vmlinuz, image, SCENE.memory_mib, SCENE.hotplug_mib, arguments=SCENE.arguments)
+        ) as guest:
             found = owners(guest.serial())
             assert "FAIL" not in guest.serial(), guest.serial()
             guest.dump(core)

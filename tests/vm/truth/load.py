@@ -48,6 +48,7 @@ from drgn_thp.report import Question, Report
 from drgn_thp.rows import concatenate
 from drgn_thp.target import TargetSpec, open_target
 from tests.vm import initramfs, kernels, workload
+from tests.vm.booted import booted
 from tests.vm.dumps import Dump, start
 from tests.vm.guest import Guest, GuestError
 from tests.vm.matrix import KERNELS, kernel
@@ -333,8 +334,7 @@ def run(name: str, instants: int = INSTANTS, seed: int = 1) -> LoadResult:
         base = replace(_dump(name, Path(scratch)), scene=scene)
         base.initramfs.write_bytes(initramfs.build(files, workload.build(scene.name), scene))
         result = LoadResult(name, base.release, seed)
-        with start(base) as guest:
-            guest.wait_for("READY")
+        with booted(lambda: start(base)) as guest:
             agent = Agent(guest)
             time.sleep(WARM_UP_SECONDS)
             for number in range(instants):
