@@ -8,19 +8,23 @@ areas, and lists what alloc_contig_range() would refuse to move out of each; or 
     drgn -c VMCORE cma_keepers.py [START-END ...]        # 0x100000000-0x107ffffff; all CMA areas if none
 """
 
+from __future__ import annotations
+
 import sys
 
 import numpy
 from drgn import FaultError, get_default_prog
 
 from drgn_thp.commands.memblocks import scan
+from drgn_thp.context import Context
+from drgn_thp.escape import printable
 from drgn_thp.session import Session
 
 
-def areas(context):
+def areas(context: Context) -> tuple[list[tuple[int, int]], int]:
     """Return the ranges of page frames whose pageblocks are CMA's, and how many sections could not be read."""
     size, order, unreadable = context.sections.pages_per_section, context.pageblocks.pageblock_order, 0
-    ranges = []
+    ranges: list[tuple[int, int]] = []
     for position, number in enumerate(context.sections.number.tolist()):
         try:
             odd = context.pageblocks.odd(position)
@@ -29,9 +33,8 @@ def areas(context):
             continue
         for index in [] if odd is None else numpy.flatnonzero(odd.cma).tolist():
             pfn = number * size + (index << order)
-            if not ranges or ranges[-1][1] != pfn:
-                ranges.append([pfn, pfn])
-            ranges[-1][1] = pfn + (1 << order)
+            start = ranges.pop()[0] if ranges and ranges[-1][1] == pfn else pfn
+            ranges.append((start, pfn + (1 << order)))
     return ranges, unreadable
 
 
@@ -44,18 +47,18 @@ def main() -> None:
         asked, unreadable = areas(session.context)
         print(f"{len(asked)} ranges of this kernel's memory are CMA's")
         if unreadable:
-            print(f"INCOMPLETE: the pageblocks of {unreadable} sections {session.missing}")
+            print(f"INCOMPLETE: the pageblocks of {unreadable} sections {printable(session.missing)}")
     for start, end in asked:
         answer = scan(session, ["contig"], [f"{start << shift:#x}-{(end << shift) - 1:#x}"], lists=True)
         inside = [record for record in answer.value if start <= record["pfn"] < end]
         print(f"{start << shift:#x}-{(end << shift) - 1:#x}: {len(inside)} folios would not be moved")
         for record in inside:
             print(
-                f"  pfn {record['pfn']:#x}, order {record['order']}, {record['type']}: {record['reason']}"
+                f"  pfn {record['pfn']:#x}, order {record['order']}, {printable(record['type'])}: {record['reason']}"
                 f" ({record['duration']}), {record['extra']} of {record['refcount']} references unexplained"
             )
         for what in answer.incomplete:
-            print(f"INCOMPLETE: {what}")
+            print(printable(f"INCOMPLETE: {what}"))
 
 
 main()

@@ -9,8 +9,11 @@ was only in the way for a moment is no longer.
     drgn -c VMCORE explain_log.py [FILE]
 """
 
+from __future__ import annotations
+
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from drgn import FaultError, get_default_prog
@@ -18,6 +21,7 @@ from drgn.helpers.linux.printk import get_dmesg
 
 from drgn_thp.commands.memblocks import scan
 from drgn_thp.errors import BadArgument
+from drgn_thp.escape import printable
 from drgn_thp.gates import find_path
 from drgn_thp.ledger import explain
 from drgn_thp.session import Session
@@ -29,52 +33,48 @@ BUSY = re.compile(r"\[([0-9a-f]+), ([0-9a-f]+)\) PFNs busy")
 PATHS = ("contig", "offline", "split")
 
 
-def complaints(text):
-    """Return what is complained of, each once: page frames or ranges of them, with the words and how often."""
-    found, page = {}, None
+def complaints(text: str) -> Counter[tuple[int, int | None, str]]:
+    """Return what is complained of: page frames or ranges of them, with the words and how often."""
+    found: Counter[tuple[int, int | None, str]] = Counter()
+    page = None
     for line in text.splitlines():
         if match := FAILED.search(line):
-            key = (int(match[1], 16), None, f"migrating failed, ret {match[2]}")
+            found[int(match[1], 16), None, f"migrating failed, ret {match[2]}"] += 1
         elif match := BUSY.search(line):
-            key = (int(match[1], 16), int(match[2], 16), "PFNs busy")
+            found[int(match[1], 16), int(match[2], 16), "PFNs busy"] += 1
         elif (match := DUMPED.search(line)) and page is not None:
-            key = (page, None, f"dumped because: {match[1]}")
-        else:
-            match = PAGE.search(line)
-            page = int(match[1], 16) if match else page
-            continue
-        found[key] = found.get(key, 0) + 1
+            found[page, None, f"dumped because: {match[1]}"] += 1
+        elif match := PAGE.search(line):
+            page = int(match[1], 16)
     return found
 
 
 def main() -> None:
     session = Session.of(get_default_prog())
-    shift = session.context.kernel.page_shift
-    paths = [find_path(name).of(session.context.kernel) for name in PATHS]
-    if sys.argv[1:]:
-        text = Path(sys.argv[1]).read_text(encoding="utf-8", errors="backslashreplace")
-    else:
-        try:
+    kernel = session.context.kernel
+    shift, paths = kernel.page_shift, [find_path(name).of(kernel) for name in PATHS]
+    try:
+        if sys.argv[1:]:
+            text = Path(sys.argv[1]).read_text(encoding="utf-8", errors="backslashreplace")
+        else:
             text = get_dmesg(session.context.prog).decode("utf-8", "backslashreplace")
-        except (FaultError, LookupError) as error:
-            sys.exit(f"the log in this dump cannot be read ({error}): name a file with it")
+    except (FaultError, LookupError, OSError) as error:
+        sys.exit(f"the log cannot be read ({printable(str(error))}): name a file with it")
     print(f"{len(found := complaints(text))} complaints of pages in the log")
     for (pfn, end, what), times in found.items():
         pages = f"pfn {pfn:#x}" if end is None else f"pfns {pfn:#x}-{end - 1:#x}"
-        print(f"{pages}: {what}{f', {times} times' if times > 1 else ''}")
-        if end is None:
-            try:
-                (explanation,) = explain(session.context, [f"pfn:{pfn:#x}"], paths)
-            except (BadArgument, FaultError) as error:
-                print(f"  {error}")
-                continue
-            records = explanation.records
-        else:
-            asked = scan(session, ["contig"], [f"{pfn << shift:#x}-{(end << shift) - 1:#x}"], lists=True).value
-            records = [record for record in asked if pfn <= record["pfn"] < end]
-        for record in records:
-            verdict = record["reason"] or record["verdict"]
-            print(f"  pfn {record['pfn']:#x}, {record['type']}: {record['path']}: {verdict}")
+        print(f"{pages}: {printable(what)}{f', {times} times' if times > 1 else ''}")
+        try:
+            if end is None:
+                records = next(iter(explain(session.context, [f"pfn:{pfn:#x}"], paths))).records
+            else:
+                asked = scan(session, PATHS[:1], [f"{pfn << shift:#x}-{(end << shift) - 1:#x}"], lists=True).value
+                records = tuple(record for record in asked if pfn <= record["pfn"] < end)
+        except (BadArgument, FaultError) as error:
+            records = ()
+            print(printable(f"  {error}"))
+        for one in records:
+            print(f"  pfn {one['pfn']:#x}, {printable(one['type'])}: {one['path']}: {one['reason'] or one['verdict']}")
 
 
 main()

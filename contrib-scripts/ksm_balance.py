@@ -14,6 +14,7 @@ import sys
 from drgn import get_default_prog
 
 from drgn_thp.commands import ksm
+from drgn_thp.escape import printable
 from drgn_thp.session import Session
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     sharing = sum(record["total_mapcount"] for record in answer.value) - shared
     print(f"{shared} pages shared, {sharing} pages saved; the balance of {held} does not hold")
     for what in answer.incomplete:
-        print(f"INCOMPLETE: {what}")
+        print(printable(f"INCOMPLETE: {what}"))
 
 
 main()

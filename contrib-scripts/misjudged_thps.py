@@ -19,6 +19,7 @@ from drgn.helpers.linux.mm import pfn_to_page
 from drgn_thp import read_folio
 from drgn_thp.commands.memblocks import scan
 from drgn_thp.context import Context
+from drgn_thp.escape import printable
 from drgn_thp.session import Session
 
 V57 = '1da2f328fa64 ("mm,thp,compaction,cma: allow THP migration for CMA allocations") (v5.7+)'
@@ -29,7 +30,10 @@ def main() -> None:
     prog = get_default_prog()
     session = Session.of(prog)
     kernel = session.context.kernel
-    version = tuple(map(int, re.match(r"(\d+)\.(\d+)", kernel.release).groups()))
+    known = re.match(r"(\d+)\.(\d+)", kernel.release)
+    if known is None:
+        sys.exit("the release of this kernel cannot be read, so no line can be said to apply")
+    version = (int(known[1]), int(known[2]))
     # The same memory, judged as if this kernel had the old check.
     old = Session(Context.of(prog, "old"), session.types_source, session.notes, session.slim)
     answer = scan(old, ["contig"], sys.argv[1:], lists=True)
@@ -44,7 +48,7 @@ def main() -> None:
             f" {record['page_mapcount']} of the first page: {'v5.8 line' if by_cow else 'v5.7 line'}"
         )
     print(f"{len(misjudged)} THPs that nobody holds are refused by the old check, {copied} of them copied on write")
-    print(f"Linux {kernel.release}: {kernel.racy_check.source}")
+    print(printable(f"Linux {kernel.release}: {kernel.racy_check.source}"))
     if not kernel.racy_check.old:
         print("neither Fixes line applies: this kernel has the fix, or never had the check")
         return
@@ -52,7 +56,7 @@ def main() -> None:
         applies = "applies" if version >= since else "does not apply: the kernel is older"
         print(f"Fixes: {line}: {applies}{' (seen here)' if seen and version >= since else ''}")
     for what in answer.incomplete:
-        print(f"INCOMPLETE: {what}")
+        print(printable(f"INCOMPLETE: {what}"))
 
 
 main()

@@ -13,6 +13,7 @@ import sys
 from drgn import get_default_prog
 
 from drgn_thp.commands.memblocks import scan
+from drgn_thp.escape import printable
 from drgn_thp.gates import find_reason
 from drgn_thp.session import Session
 
@@ -47,14 +48,13 @@ def main() -> None:
                     if folio["extra"] is None
                     else f", {folio['extra']} of {folio['refcount']} references unexplained"
                 )
-                print(
-                    f"    pfn {folio['pfn']:#x}, order {folio['order']}, {folio['type']}{known} ({folio['duration']})"
-                )
+                what = f"order {folio['order']}, {printable(folio['type'])}{known} ({folio['duration']})"
+                print(f"    pfn {folio['pfn']:#x}, {what}")
             if len(these) > LISTED:
                 print(f"    ... and {len(these) - LISTED} more")
             print(f"    {reason.advice}")
     for what in answer.incomplete:
-        print(f"INCOMPLETE: {what}")
+        print(printable(f"INCOMPLETE: {what}"))
 
 
 main()

@@ -9,6 +9,7 @@ drgn imports this package at each start.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 _HELPERS = {
     "helpers": (
@@ -71,7 +72,7 @@ _MODULES = {name: module for module, names in _HELPERS.items() for name in names
 __all__ = tuple(_MODULES)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     try:
         module = _MODULES[name]
     except KeyError:

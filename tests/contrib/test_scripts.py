@@ -129,6 +129,29 @@ def test_explain_log(run: Runner, tmp_path: Path) -> None:
     assert "there is no page frame 0xfffffffff" in out
 
 
+def test_explain_log_of_a_hostile_kernel(run: Runner, tmp_path: Path) -> None:
+    """Nothing of a log steers the terminal, and numbers that cannot be are told as such."""
+    held, most = min(run.fixture.held()), "f" * 40
+    log = tmp_path / "log"
+    log.write_text(
+        f"page: refcount:2 mapcount:1 mapping:0000000000000000 index:0x7f pfn:0x{held:x}\n"
+        "page dumped because: \x1b[2Jnothing\u202e\n"
+        f"migrating pfn {most} failed ret:-11 \n"
+        f"page: refcount:2 mapcount:1 mapping:0000000000000000 index:0x7f pfn:0x{most}\n"
+        "page dumped because: unmovable page\n"
+        f"alloc_contig_range: [{most}, {most}f) PFNs busy\n"
+        f"alloc_contig_range: [{held + 9:x}, {held:x}) PFNs busy\n"
+        f"alloc_contig_range: [{held:x}, {held:x}) PFNs busy\n"
+    )
+    out = run("explain_log.py", str(log))
+    assert "\x1b" not in out
+    assert f"pfn {held:#x}: dumped because: \\x1b[2Jnothing\\u202e\n" in out
+    assert out.count("has more than 64 bits\n") == 2
+    assert out.count("ends before it begins\n") == 2
+    assert "neither a block" in out
+    assert out.startswith("6 complaints of pages in the log\n")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_script_is_short_and_says_what_for(name: str) -> None:
     """Each is small enough to be read before it is run."""
