@@ -31,8 +31,9 @@ def booted(make: Callable[[], Guest], reach: Callable[[Guest], None] = wait_unti
         with make() as guest:
             try:
                 reach(guest)
-            except GuestError as error:
-                if EMULATOR_FAULT not in str(error) or not left:
+            except GuestError:
+                # Not of the error: its end of the console may not reach back to the line that tells.
+                if EMULATOR_FAULT not in guest.serial() or not left:
                     raise
                 print(f"{EMULATOR_FAULT} while booting: the emulator's, once more", file=sys.stderr, flush=True)
                 continue
