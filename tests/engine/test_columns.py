@@ -38,6 +38,9 @@ pytestmark = pytest.mark.vm
 
 # What the kernel may take and give back while pid 1 prints its last lines. In pages; it is 72 at most.
 CHANGED_MEANWHILE = 256
+# Free pages that a CPU may take for its list at once, and does on a busy machine: 63, times 2^5 since c0a242394cb9
+# ("mm, page_alloc: scale the number of pages that are batch allocated") (v6.7).
+BATCH_OF_FREE_PAGES = 63 << 5
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +264,9 @@ def test_flags_match_kpageflags(opened: Opened, pages: Pages) -> None:
         (hex(f.pfn[i]), "guest", names(int(guest[i])), "package", names(int(ours[i])))
         for i in numpy.flatnonzero(unexplained)[:20]
     ]
-    assert numpy.count_nonzero(taken_or_given) <= CHANGED_MEANWHILE
+    between_lists = taken_or_given & is_nobodys(ours) & is_nobodys(guest)
+    assert numpy.count_nonzero(between_lists) <= CHANGED_MEANWHILE + BATCH_OF_FREE_PAGES
+    assert numpy.count_nonzero(taken_or_given & ~between_lists) <= CHANGED_MEANWHILE
     assert numpy.count_nonzero(new) <= CHANGED_MEANWHILE
     seen = int(numpy.bitwise_or.reduce(guest[known]))
     wanted = {"LRU", "SLAB", "BUDDY", "MMAP", "ANON", "SWAPCACHE", "HUGE", "KSM", "THP", "PGTABLE", "RESERVED"}

@@ -44,8 +44,16 @@ void quiet(void);
 int is_before(int major, int minor);
 void start_thread(void *(*run)(void *), void *argument);
 int last_child(void);
+// Whether one is in that state, as in /proc/PID/stat.
+int is_any_thread(int pid, char state);
 // Until a thread of that process waits, and cannot be woken but by what it waits for.
 void wait_until_stuck(int pid);
+// Until one does that could be woken. The one that asks is awake while it does.
+void wait_until_asleep(int pid);
+// Until a disk has so many requests to read that it does not answer.
+void wait_for_reads(int number, int reads);
+// How many tasks have a function of the kernel's on their stacks.
+int tasks_in(const char *function);
 // As in_child(), but for what a thread of the child does and never gets done with. Returns the child.
 int in_stuck_child(void (*run)(void *), void *argument);
 // A file of four pages on a disk that falls silent when it is told to; the first page has been read.

@@ -7,22 +7,30 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+static int rings_being_closed(void)
+{
+	return tasks_in("io_ring_exit_work");
+}
+
 // For the request that is on its way.
 static void uring_closing(void)
 {
-	int disk = silent_disk(12);
+	int disk = silent_disk(12), before = rings_being_closed();
 	char *page = base_pages(1), *target = base_pages(1);
 	struct iovec buffer = {page, PAGE};
 	struct ring ring = open_ring(0, NULL, NULL);
 	check(syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_BUFFERS, &buffer, 1) == 0, "IORING_REGISTER_BUFFERS");
 	submit_read(&ring, disk, target);
+	// What is not on its way yet is given up.
+	wait_for_reads(12, 1);
 	holds("io-uring", page, -1, 0, 1);
 	holds("direct-io", target, -1, -1, -1);
 	mark("anon", page, 0, 1, "ring being closed");
 	munmap(ring.rings, PAGE);
 	munmap(ring.entries, PAGE);
 	close(ring.fd);
-	usleep(300 * 1000);
+	while (rings_being_closed() == before)
+		usleep(1000);
 }
 
 struct closing {
@@ -57,15 +65,14 @@ static void use_ring(void *argument)
 static void uring_stopped(void)
 {
 	struct closing *closing = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	int status;
+	int status, before = rings_being_closed();
 	check(closing != MAP_FAILED, "no memory to share");
 	in_child(use_ring, closing);
 	kill(closing->user, SIGSTOP);
 	check(waitpid(closing->user, &status, WUNTRACED) == closing->user && WIFSTOPPED(status), "SIGSTOP");
 	closing->close = 1;
-	while (!closing->closed)
+	while (!closing->closed || rings_being_closed() == before)
 		usleep(1000);
-	usleep(300 * 1000);
 }
 
 const struct scenario scenarios_closing[] = {

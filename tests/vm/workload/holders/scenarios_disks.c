@@ -23,6 +23,7 @@ static void dio_uring(void)
 	char *page = base_pages(1);
 	struct ring ring = open_ring(0, NULL, NULL);
 	submit_read(&ring, disk, page);
+	wait_for_reads(1, 1);
 	holds("direct-io", page, -1, -1, -1);
 	mark("anon", page, 0, 1, "io_uring");
 }
@@ -40,20 +41,21 @@ static void *read_now(void *argument)
 	return NULL;
 }
 
-static void read_by_thread(int fd, char *page)
+// As the disk's so many-th request.
+static void read_by_thread(int number, int reads, int fd, char *page)
 {
 	static struct reading reading;
 	pthread_t thread;
 	reading = (struct reading){fd, page};
 	check(pthread_create(&thread, NULL, read_now, &reading) == 0, "pthread_create");
-	usleep(300 * 1000);
+	wait_for_reads(number, reads);
 }
 
 static void dio_sync(void)
 {
 	int disk = silent_disk(2);
 	char *page = base_pages(1);
-	read_by_thread(disk, page);
+	read_by_thread(2, 1, disk, page);
 	holds("direct-io", page, -1, -1, -1);
 	mark("anon", page, 0, 1, "read");
 }
@@ -77,7 +79,7 @@ static void dio_ext4(void)
 	int fd = open_on_silent_disk();
 	char *page = base_pages(1), *other = base_pages(1);
 	holds("aio", read_for_ever(page, fd), -1, -1, 0);
-	read_by_thread(fd, other);
+	read_by_thread(3, 2, fd, other);
 	holds("direct-io", page, -1, -1, -1);
 	holds("direct-io", other, -1, -1, -1);
 	mark("anon", page, 0, 1, "aio");
@@ -92,6 +94,7 @@ static void dio_ext4_uring(void)
 	char *page = base_pages(1);
 	struct ring ring = open_ring(0, NULL, NULL);
 	submit_read(&ring, fd, page);
+	wait_for_reads(3, 3);
 	holds("direct-io", page, -1, -1, -1);
 	mark("anon", page, 0, 1, "io_uring");
 }

@@ -43,7 +43,7 @@ static void use_for_ever(int fd, const char *note)
 	holds("aio", read_for_ever(pages, fd), -1, -1, 0);
 	writing = (struct writing){fd, pages + PAGE};
 	start_thread(write_now, &writing);
-	usleep(300 * 1000);
+	wait_until_stuck(getpid());
 	for (int i = 0; i < 2; i++) {
 		holds("direct-io", pages + i * PAGE, -1, -1, -1);
 		mark("anon", pages, i, 1, note);

@@ -410,7 +410,7 @@ static void sendfile_full(void)
 		;
 	start_thread(send_now, &fd);
 	// Until it has taken what it can from the file.
-	usleep(300 * 1000);
+	wait_until_asleep(getpid());
 	for (int i = 0; i < FILE_PAGES; i++) {
 		holds("sendfile", region + i * PAGE, -1, 1, 0);
 		mark("shmem", region, i, 1, "sendfile");

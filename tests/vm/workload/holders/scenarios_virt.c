@@ -243,7 +243,8 @@ static void fuse_direct(void)
 		usleep(1000);
 	check(pthread_create(&writer, NULL, write_served, page) == 0, "pthread_create");
 	// Whether the one that writes has to wait for the one that reads is up to the kernel.
-	usleep(300 * 1000);
+	while (fuse->unanswered < 2 && !is_any_thread(getpid(), 'D'))
+		usleep(1000);
 	holds("fuse", huge, served, -1, -1);
 	mark_folio("anon-thp", huge, pfn_of(huge), 512, 1, "read");
 	if (fuse->unanswered > 1) {

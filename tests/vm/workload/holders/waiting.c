@@ -3,6 +3,7 @@
 #include "holders.h"
 
 #include <dirent.h>
+#include <glob.h>
 #include <pthread.h>
 #include <sys/mount.h>
 #include <sys/utsname.h>
@@ -41,24 +42,60 @@ int last_child(void)
 	return found;
 }
 
-// Until a thread of that process waits for what will not come.
+int is_any_thread(int pid, char state)
+{
+	char path[64], text[512], wanted[] = {')', ' ', state, ' ', 0};
+	int found = 0;
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	DIR *tasks = opendir(path);
+	for (struct dirent *entry; tasks && !found && (entry = readdir(tasks));) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, entry->d_name);
+		found = entry->d_name[0] != '.' && read_file(path, text, sizeof(text)) == 0 && strstr(text, wanted);
+	}
+	if (tasks)
+		closedir(tasks);
+	return found;
+}
+
+static void wait_for_thread(int pid, char state)
+{
+	for (int tries = 0; tries < 10000; tries++, usleep(1000))
+		if (is_any_thread(pid, state))
+			return;
+	fail("nobody waits");
+}
+
 void wait_until_stuck(int pid)
 {
-	char path[64], text[512];
-	for (int tries = 0; tries < 10000; tries++, usleep(1000)) {
-		snprintf(path, sizeof(path), "/proc/%d/task", pid);
-		DIR *tasks = opendir(path);
-		for (struct dirent *entry; tasks && (entry = readdir(tasks));) {
-			snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, entry->d_name);
-			if (entry->d_name[0] != '.' && read_file(path, text, sizeof(text)) == 0 && strstr(text, ") D ")) {
-				closedir(tasks);
-				return;
-			}
-		}
-		if (tasks)
-			closedir(tasks);
-	}
-	fail("nobody waits");
+	wait_for_thread(pid, 'D');
+}
+
+void wait_until_asleep(int pid)
+{
+	wait_for_thread(pid, 'S');
+}
+
+void wait_for_reads(int number, int reads)
+{
+	char path[64], text[64];
+	int found;
+	snprintf(path, sizeof(path), "/sys/block/nbd%d/inflight", number);
+	for (int tries = 0; tries < 10000; tries++, usleep(1000))
+		if (read_file(path, text, sizeof(text)) == 0 && sscanf(text, "%d", &found) == 1 && found >= reads)
+			return;
+	fail("the disk was not asked");
+}
+
+int tasks_in(const char *function)
+{
+	static char text[4096];
+	glob_t stacks;
+	int found = 0;
+	check(glob("/proc/[0-9]*/stack", 0, NULL, &stacks) == 0, "/proc/*/stack");
+	for (size_t i = 0; i < stacks.gl_pathc; i++)
+		found += read_file(stacks.gl_pathv[i], text, sizeof(text)) == 0 && strstr(text, function);
+	globfree(&stacks);
+	return found;
 }
 
 // As in_child(), but for what a thread of the child does and never gets done with. Returns the child.
