@@ -206,6 +206,21 @@ def extra_references(f: Folios) -> Column:
 
 
 @formula
+def lost_references(f: Folios) -> Column:
+    """
+    Return the references that the kernel itself lost, of THPs that nobody has any more; 0 of all others.
+
+    __split_huge_pmd_locked() of 5.10 takes a reference for each page but the first also of an entry that waits for a
+    THP to be moved (``page_ref_add(page, HPAGE_PMD_NR - 1)``; of 6.1, of present entries only). Nobody drops these. The
+    THP is moved, and its old memory stays in use for ever: anonymous, mapped nowhere, on no LRU list, with 511
+    references, or a multiple of that if several processes had it.
+    """
+    extra, each = extra_references(f), nr_pages(f) - 1
+    nobodys = PageAnon(f) & (f.order > 0) & (folio_mapcount(f) == 0) & ~f.lru & ~f.locked & ~folio_test_swapcache(f)
+    return numpy.where(nobodys & (extra % numpy.maximum(each, 1) == 0), extra, 0)
+
+
+@formula
 def folio_maybe_additionally_referenced(f: Folios) -> Column:
     """Return whether a folio has references that no part of mm explains, as the kernel thread proposed."""
     return extra_references(f) > 0

@@ -158,6 +158,29 @@ def test_batches_are_taken_off(kernel: Kernel) -> None:
 
 
 @by_release
+@pytest.mark.parametrize(
+    ("facts", "lost"),
+    [
+        ({"refcount": 511}, 511),
+        ({"refcount": 2 * 511}, 2 * 511),
+        ({"refcount": 0}, 0),
+        ({"refcount": 512}, 0),  # by one who isolated it, at least
+        ({"refcount": 511, "lru": True}, 0),
+        ({"refcount": 511, "locked": True}, 0),
+        ({"refcount": 511 + 512, "swapcache": True}, 0),
+        ({"refcount": 511 + 1, "pmd": 1}, 0),
+        ({"refcount": 511 + 1, "ptes": 1}, 0),
+        ({"refcount": 511, "mapping": FILE}, 0),
+    ],
+)
+def test_lost_references(kernel: Kernel, facts: dict[str, int], lost: int) -> None:
+    """As the scenario thp_lost shows them; whoever has anything of the THP may be who has its references."""
+    f = thp(kernel, **{"pmd": 0, "ptes": 0, "lru": False, **facts})
+    assert value(formulas.lost_references, f) == lost
+    assert value(formulas.lost_references, folio(kernel, mapping=ANON, refcount=511, lru=False)) == 0
+
+
+@by_release
 def test_pins_of_small_and_large_folios(kernel: Kernel) -> None:
     """FOLL_PIN adds 1024 references to a small folio, and counts exactly on a large one."""
     small = folio(kernel, mapping=ANON, mapcount=1, refcount=1 + 2 * 1024 + 3)

@@ -54,6 +54,7 @@ WALKERS: dict[str, str] = {
     "buffer-group": "buffer-head",
     "buffer-journal": "buffer-head",
     "batch": "lru-batch",
+    "lost": "lost",
 }
 # Of buffers in use: what for, and of which device. No balance would show it.
 BUFFERS = {

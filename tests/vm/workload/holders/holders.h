@@ -31,8 +31,8 @@ int holds(const char *kind, void *page, int fd, int gets, int pins);
 int holds_pfn(const char *kind, uint64_t pfn, int fd, int gets, int pins);
 // The same, of another process.
 int another_holds(int pid, const char *kind, uint64_t pfn, int fd, int gets, int pins);
-// The same, of something that no process has open: in flight, registered and closed, or a CPU's.
-int held_by_nobody(const char *kind, void *page, int gets);
+// The same, of something that no process has open: in flight, registered and closed, a CPU's, or lost.
+int held_by_nobody(const char *kind, uint64_t pfn, int gets);
 // For a child: has the same thing open, by a descriptor of the same number.
 void shares(int holder);
 

@@ -44,9 +44,9 @@ int another_holds(int pid, const char *kind, uint64_t pfn, int fd, int gets, int
 	return new_holder(kind, pfn, pid, fd, gets, pins);
 }
 
-int held_by_nobody(const char *kind, void *page, int gets)
+int held_by_nobody(const char *kind, uint64_t pfn, int gets)
 {
-	return new_holder(kind, pfn_of(page), 0, -1, gets, 0);
+	return new_holder(kind, pfn, 0, -1, gets, 0);
 }
 
 void shares(int holder)

@@ -121,7 +121,7 @@ static void in_use(const char *device, int page, const char *const kinds[], int 
 	check(region != MAP_FAILED, device);
 	touch(region + page * PAGE, PAGE);
 	for (int i = 0; i < number; i++)
-		held_by_nobody(kinds[i], region + page * PAGE, 0);
+		held_by_nobody(kinds[i], pfn_of(region + page * PAGE), 0);
 	mark("file", region, page, 0, device);
 }
 

@@ -16,7 +16,7 @@ static void batch(void)
 	fill(pages + PAGE, PAGE);
 	uint64_t pfn = pfn_of(pages + PAGE);
 	check(!(kpageflags(pfn) & KPF_LRU), "the page is on the LRU already");
-	held_by_nobody("batch", pages + PAGE, 1);
+	held_by_nobody("batch", pfn, 1);
 	mark("anon", pages, 1, 1, "batch");
 }
 

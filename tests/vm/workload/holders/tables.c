@@ -4,10 +4,10 @@
 
 extern const struct scenario scenarios_disks[], scenarios_closing[], scenarios_memory[], scenarios_pipes[],
 	scenarios_sockets[], scenarios_virt[], scenarios_kernel_io[], scenarios_kernel_disks[], scenarios_kernel_sockets[],
-	scenarios_last[];
+	scenarios_lost[], scenarios_last[];
 
 const struct scenario *const tables[] = {
 	scenarios_disks,	  scenarios_closing,   scenarios_memory,       scenarios_pipes,
 	scenarios_sockets,	  scenarios_virt,      scenarios_kernel_io,    scenarios_kernel_disks,
-	scenarios_kernel_sockets, scenarios_last,      NULL,
+	scenarios_kernel_sockets, scenarios_lost,      scenarios_last,	      NULL,
 };
