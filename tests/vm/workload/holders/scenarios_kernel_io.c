@@ -327,7 +327,12 @@ static char *swap_out(void)
 	mkdir("/cgroup/swapped", 0755);
 	check(mlockall(MCL_CURRENT) == 0 && write_file("/cgroup/swapped/cgroup.procs", "0") == 0, "cgroup.procs");
 	char *page = base_pages(1);
-	for (int tries = 0; tries < 100 && is_there(page); tries++, usleep(100 * 1000)) {
+	for (int tries = 0; tries < 300 && is_there(page); tries++, usleep(100 * 1000)) {
+		if (tries % 20 == 0) {
+			// Once it is active it would stay so: how many are, is counted by the batch.
+			touch(page, PAGE);
+			madvise(page, PAGE, MADV_COLD);
+		}
 		drain(); // What a batch has is not reclaimed.
 		check(write_file("/cgroup/swapped/memory.high", "0") == 0, "memory.high");
 		check(write_file("/cgroup/swapped/memory.high", "max") == 0, "memory.high");
@@ -368,7 +373,8 @@ static void reclaimed(void)
 	uint64_t pfns[RECLAIMED];
 	int disk = open("/dev/nbd7", O_RDONLY | O_DIRECT);
 	check(disk >= 0, "/dev/nbd7");
-	char *region = aligned_region(RECLAIMED * PAGE, PAGE), *others = base_pages(3);
+	// Not across two page tables: madvise(2) would not come to the second.
+	char *region = aligned_region(RECLAIMED * PAGE, RECLAIMED * PAGE), *others = base_pages(3);
 	for (int i = 0; i < 3; i++) {
 		read_for_ever(others + i * PAGE, disk);
 		holds("direct-io", others + i * PAGE, -1, -1, -1);
@@ -381,6 +387,8 @@ static void reclaimed(void)
 	start_thread(page_out, region);
 	wait_until_stuck(getpid());
 	for (int i = 0; i < RECLAIMED; i++) {
+		for (int tries = 0; tries < 10000 && kpageflags(pfns[i]) & KPF_LRU; tries++)
+			usleep(1000);
 		expect(pfns[i], 0, KPF_LRU, "not isolated");
 		holds_pfn("isolated", pfns[i], -1, 1, 0);
 		mark_pfn("anon", pfns[i], i, 1, "being paged out");
