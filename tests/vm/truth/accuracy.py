@@ -33,7 +33,9 @@ soft_offline_page (`soft-offline`: what is said of `split` for a large folio, th
 * **no answer**: the kernel gave up because of another folio before it came to this one.
 * **disagrees**: listed below, each with its ledger. There is no list of exceptions.
 
-Each question was asked once.
+Each question was asked once. Only where a memory block was refused and that was not said, the same guest was asked
+again (*asked again*): what the process that asks has just taken from free memory is on its way to the LRU, and refused
+in boot memory until that is over.
 
 Not asked: about pins by vfio and RDMA, and about files of other filesystems than ext4, btrfs, xfs, vfat, FUSE, romfs,
 tmpfs, ramfs and hugetlbfs. Of the kernels here only 7.3 has CMA: of `contig`, its area of 1 GiB for hugetlb is asked
@@ -206,7 +208,8 @@ def _blocks(results: list[Result]) -> Iterator[str]:
     scenes: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for result in results:
         for block in result.blocks:
-            key = (result.kernel, block.said, block.answer, "agrees" if block.agrees else "**disagrees**")
+            outcome = ("agrees" if block.agrees else "**disagrees**") + ", asked again" * block.again
+            key = (result.kernel, block.said, block.answer, outcome)
             scenes[key][block.scene] += 1
     rows = (
         [*key, sum(seen.values()), ", ".join(f"{name} {n}" for name, n in sorted(seen.items()))]

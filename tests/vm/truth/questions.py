@@ -92,11 +92,14 @@ def _used(guest: Rewound, frames: range, but: int = 0) -> set[int]:
     return used
 
 
-def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | None = None) -> tuple[str, Answers]:
+def offline(
+    dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | None = None, tries: int = 1
+) -> tuple[str, Answers]:
     """
     Write "offline" to a memory block's state.
 
     :param alive: Only these scenarios are still there; all if None
+    :param tries: How often the same guest is asked as long as it says -EBUSY
     :return: What became of the block (as in :mod:`drgn_thp.verdicts`, or an errno), and of its folios
     """
     frames = range(block * PAGES_PER_BLOCK, (block + 1) * PAGES_PER_BLOCK)
@@ -105,7 +108,10 @@ def offline(dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | 
         if alive is not None:
             _keep(guest, alive)
         path = f"/sys/devices/system/memory/memory{block}/state"
-        [[_, word]] = guest.ask(f"write 1 {path} offline")
+        word = str(errno.EBUSY)
+        while tries and word == str(errno.EBUSY):
+            [[_, word]] = guest.ask(f"write 1 {path} offline")
+            tries -= 1
         patience = Patience(guest.guest, OFFLINE_RUNS, OFFLINE_RESTS)
         fewest = len(frames) + 1
         while word == "running":
