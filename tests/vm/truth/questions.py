@@ -92,6 +92,10 @@ def _used(guest: Rewound, frames: range, but: int = 0) -> set[int]:
     return used
 
 
+# Compaction of the hot-plugged node begins with lru_add_drain_all().
+DRAINED_BY = "/sys/devices/system/node/node1/compact"
+
+
 def offline(
     dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | None = None, tries: int = 1
 ) -> tuple[str, Answers]:
@@ -108,8 +112,9 @@ def offline(
         if alive is not None:
             _keep(guest, alive)
         path = f"/sys/devices/system/memory/memory{block}/state"
-        word = str(errno.EBUSY)
-        while tries and word == str(errno.EBUSY):
+        [[_, word]] = guest.ask(f"write 1 {path} offline")
+        while tries > 1 and word == str(errno.EBUSY):
+            guest.ask(f"write 60 {DRAINED_BY} 1")
             [[_, word]] = guest.ask(f"write 1 {path} offline")
             tries -= 1
         patience = Patience(guest.guest, OFFLINE_RUNS, OFFLINE_RESTS)
