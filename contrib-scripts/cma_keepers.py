@@ -16,6 +16,7 @@ import numpy
 from drgn import FaultError, get_default_prog
 
 from drgn_thp.commands.memblocks import scan
+from drgn_thp.commands.model import write_incomplete
 from drgn_thp.context import Context
 from drgn_thp.escape import printable
 from drgn_thp.session import Session
@@ -57,8 +58,7 @@ def main() -> None:
                 f"  pfn {record['pfn']:#x}, order {record['order']}, {printable(record['type'])}: {record['reason']}"
                 f" ({record['duration']}), {record['extra']} of {record['refcount']} references unexplained"
             )
-        for what in answer.incomplete:
-            print(printable(f"INCOMPLETE: {what}"))
+        write_incomplete(answer, sys.stdout)
 
 
 main()

@@ -14,7 +14,7 @@ import sys
 from drgn import get_default_prog
 
 from drgn_thp.commands import ksm
-from drgn_thp.escape import printable
+from drgn_thp.commands.model import write_incomplete
 from drgn_thp.session import Session
 
 
@@ -32,8 +32,7 @@ def main() -> None:
     shared = len(answer.value)
     sharing = sum(record["total_mapcount"] for record in answer.value) - shared
     print(f"{shared} pages shared, {sharing} pages saved; the balance of {held} does not hold")
-    for what in answer.incomplete:
-        print(printable(f"INCOMPLETE: {what}"))
+    write_incomplete(answer, sys.stdout)
 
 
 main()

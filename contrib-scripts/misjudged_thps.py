@@ -18,6 +18,7 @@ from drgn.helpers.linux.mm import pfn_to_page
 
 from drgn_thp import read_folio
 from drgn_thp.commands.memblocks import scan
+from drgn_thp.commands.model import write_incomplete
 from drgn_thp.context import Context
 from drgn_thp.escape import printable
 from drgn_thp.session import Session
@@ -55,8 +56,7 @@ def main() -> None:
     for since, line, seen in (((5, 7), V57, bool(misjudged)), ((5, 8), V58, copied > 0)):
         applies = "applies" if version >= since else "does not apply: the kernel is older"
         print(f"Fixes: {line}: {applies}{' (seen here)' if seen and version >= since else ''}")
-    for what in answer.incomplete:
-        print(printable(f"INCOMPLETE: {what}"))
+    write_incomplete(answer, sys.stdout)
 
 
 main()

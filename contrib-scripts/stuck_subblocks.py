@@ -14,7 +14,7 @@ import sys
 from drgn import get_default_prog
 
 from drgn_thp.commands import virtio_mem
-from drgn_thp.escape import printable
+from drgn_thp.commands.model import write_incomplete
 from drgn_thp.ledger import explain
 from drgn_thp.session import Session
 
@@ -40,8 +40,7 @@ def main() -> None:
                 head = explanation.ledger
                 print(f"    pfn {explanation.pfn:#x}: " + ", ".join(f"{name} {count}" for name, count in head if count))
     print(f"{stuck} sub-blocks stuck, {unpluggable >> 20} MiB could be unplugged")
-    for what in answer.incomplete:
-        print(printable(f"INCOMPLETE: {what}"))
+    write_incomplete(answer, sys.stdout)
 
 
 main()

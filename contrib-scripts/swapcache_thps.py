@@ -16,7 +16,7 @@ from drgn.helpers.linux.mm import pfn_to_page
 
 from drgn_thp import migration_verdict
 from drgn_thp.commands import swapcache
-from drgn_thp.escape import printable
+from drgn_thp.commands.model import write_incomplete
 from drgn_thp.session import Session
 
 
@@ -39,8 +39,7 @@ def main() -> None:
         assert sum(terms.values()) == record["refcount"]
         for path in ("contig", "offline", "split"):
             print(f"  {path}: {migration_verdict(page, path)}")
-    for what in answer.incomplete:
-        print(printable(f"INCOMPLETE: {what}"))
+    write_incomplete(answer, sys.stdout)
 
 
 main()

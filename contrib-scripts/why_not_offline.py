@@ -13,6 +13,7 @@ import sys
 from drgn import get_default_prog
 
 from drgn_thp.commands.memblocks import scan
+from drgn_thp.commands.model import write_incomplete
 from drgn_thp.escape import printable
 from drgn_thp.gates import find_reason
 from drgn_thp.session import Session
@@ -53,8 +54,7 @@ def main() -> None:
             if len(these) > LISTED:
                 print(f"    ... and {len(these) - LISTED} more")
             print(f"    {reason.advice}")
-    for what in answer.incomplete:
-        print(printable(f"INCOMPLETE: {what}"))
+    write_incomplete(answer, sys.stdout)
 
 
 main()
