@@ -215,9 +215,9 @@ def lost_references(f: Folios) -> Column:
     THP is moved, and its old memory stays in use for ever: anonymous, mapped nowhere, on no LRU list, with 511
     references, or a multiple of that if several processes had it.
     """
-    extra, each = extra_references(f), nr_pages(f) - 1
+    extra, each = extra_references(f), numpy.maximum(nr_pages(f) - 1, 1)
     nobodys = PageAnon(f) & (f.order > 0) & (folio_mapcount(f) == 0) & ~f.lru & ~f.locked & ~folio_test_swapcache(f)
-    return numpy.where(nobodys & (extra % numpy.maximum(each, 1) == 0), extra, 0)
+    return numpy.where(nobodys & (extra > 0) & (extra % each == 0), extra, 0)
 
 
 @formula

@@ -165,6 +165,7 @@ def test_batches_are_taken_off(kernel: Kernel) -> None:
         ({"refcount": 2 * 511}, 2 * 511),
         ({"refcount": 0}, 0),
         ({"refcount": 512}, 0),  # by one who isolated it, at least
+        ({"refcount": 511, "batches": 2 * 511}, 0),  # nonsense, as damage makes it
         ({"refcount": 511, "lru": True}, 0),
         ({"refcount": 511, "locked": True}, 0),
         ({"refcount": 511 + 512, "swapcache": True}, 0),

@@ -18,11 +18,9 @@ def walk(ground: Ground) -> Iterator[Claim]:
     """Yield the lost references of the folios that are asked about: nothing but they themselves tells of them."""
     if ground.wanted is None:
         return
-    memmap = ground.context.memmap
-    for head, pages in zip(ground.wanted.start.tolist(), ground.wanted.pages.tolist()):
+    memmap, large = ground.context.memmap, ground.wanted.pages > 1
+    for head, pages in zip(ground.wanted.start[large].tolist(), ground.wanted.pages[large].tolist()):
         ground.step()
-        if pages == 1:
-            continue
         with ground.part(f"folio {head:#x}"):
             # All that is known of a folio costs much more than a look at its first struct pages.
             first = memmap.folios(memmap.rows(memmap.read(head, 2), _HEAD))
