@@ -50,6 +50,8 @@ int is_any_thread(int pid, char state);
 void wait_until_stuck(int pid);
 // Until one does that could be woken. The one that asks is awake while it does.
 void wait_until_asleep(int pid);
+// As expect(), once somebody has taken the page off the LRU.
+void expect_off_lru(uint64_t pfn, uint64_t set);
 // Until a disk has so many requests to read that it does not answer.
 void wait_for_reads(int number, int reads);
 // How many tasks have a function of the kernel's on their stacks.

@@ -387,9 +387,7 @@ static void reclaimed(void)
 	start_thread(page_out, region);
 	wait_until_stuck(getpid());
 	for (int i = 0; i < RECLAIMED; i++) {
-		for (int tries = 0; tries < 10000 && kpageflags(pfns[i]) & KPF_LRU; tries++)
-			usleep(1000);
-		expect(pfns[i], 0, KPF_LRU, "not isolated");
+		expect_off_lru(pfns[i], 0);
 		holds_pfn("isolated", pfns[i], -1, 1, 0);
 		mark_pfn("anon", pfns[i], i, 1, "being paged out");
 	}

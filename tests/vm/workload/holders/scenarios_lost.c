@@ -6,51 +6,47 @@
 #include "holders.h"
 
 #include <linux/mempolicy.h>
+#include <pthread.h>
 
 #define TURNS 50
 #define SWAPPED (1ULL << 62)
 
-static char *volatile region;
-static volatile int turn, watched, moved, split;
+static volatile int watched, moved;
 
 // An entry that waits for a move looks as one of swap does.
-static int is_being_moved(int pagemap)
+static int is_being_moved(int pagemap, char *region)
 {
 	uint64_t entry = 0;
 	check(pread(pagemap, &entry, sizeof(entry), (uintptr_t)region / PAGE * sizeof(entry)) == sizeof(entry), "pagemap");
 	return (entry & SWAPPED) != 0;
 }
 
-static void *split_what_is_moved(void *unused)
+static void *split_what_is_moved(void *region)
 {
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);
 	check(pagemap >= 0, "pagemap");
-	for (int mine = 1;; mine++) {
-		while (turn < mine)
-			usleep(100);
-		watched = mine;
-		while (moved < mine && !is_being_moved(pagemap))
-			;
-		madvise(region + PAGE, PAGE, MADV_DONTNEED);
-		split = mine;
-	}
-	return unused;
+	watched = 1;
+	while (!moved && !is_being_moved(pagemap, region))
+		;
+	madvise((char *)region + PAGE, PAGE, MADV_DONTNEED);
+	close(pagemap);
+	return NULL;
 }
 
 // Moves a huge page once, and returns whether its memory stays in use though nobody has it.
 static int move_once(uint64_t *pfn)
 {
-	int node = BOOT_NODE, status = -1, mine = turn + 1;
-	region = thp();
+	int node = BOOT_NODE, status = -1;
+	void *region = thp();
+	pthread_t splitter;
 	*pfn = pfn_of(region);
-	void *page = region;
-	turn = mine;
-	while (watched < mine)
+	watched = moved = 0;
+	check(pthread_create(&splitter, NULL, split_what_is_moved, region) == 0, "pthread_create");
+	while (!watched)
 		usleep(100);
-	check(syscall(SYS_move_pages, 0, 1UL, &page, &node, &status, MPOL_MF_MOVE) == 0 && status == node, "move_pages");
-	moved = mine;
-	while (split < mine)
-		usleep(100);
+	check(syscall(SYS_move_pages, 0, 1UL, &region, &node, &status, MPOL_MF_MOVE) == 0 && status == node, "move_pages");
+	moved = 1;
+	check(pthread_join(splitter, NULL) == 0, "pthread_join");
 	munmap(region, THP);
 	drain();
 	return (kpageflags(*pfn) & KPF_THP) != 0;
@@ -59,7 +55,6 @@ static int move_once(uint64_t *pfn)
 static void thp_lost(void)
 {
 	uint64_t pfn;
-	start_thread(split_what_is_moved, NULL);
 	for (int tries = 0; tries < TURNS; tries++)
 		if (move_once(&pfn)) {
 			check(kpagecount(pfn) == 0, "it is mapped");

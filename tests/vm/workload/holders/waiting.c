@@ -75,6 +75,13 @@ void wait_until_asleep(int pid)
 	wait_for_thread(pid, 'S');
 }
 
+void expect_off_lru(uint64_t pfn, uint64_t set)
+{
+	for (int tries = 0; tries < 20000 && kpageflags(pfn) & KPF_LRU; tries++)
+		usleep(1000);
+	expect(pfn, set, KPF_LRU, "not isolated");
+}
+
 void wait_for_reads(int number, int reads)
 {
 	char path[64], text[64];

@@ -28,9 +28,7 @@ static void write_for_ever(void *region)
 
 static void expect_isolated(uint64_t pfn, int pid, const char *kind)
 {
-	for (int tries = 0; tries < 20000 && kpageflags(pfn) & KPF_LRU; tries++)
-		usleep(1000);
-	expect(pfn, KPF_WRITEBACK, KPF_LRU, "not isolated");
+	expect_off_lru(pfn, KPF_WRITEBACK);
 	wait_until_stuck(pid);
 	another_holds(pid, kind, pfn, -1, 1, 0);
 	mark_pfn("file", pfn, 0, 1, kind);
