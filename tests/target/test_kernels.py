@@ -34,6 +34,7 @@ from drgn_thp.errors import TargetError
 from drgn_thp.target import Target, TargetSpec, open_target, qmp
 from drgn_thp.target.globals import GLOBALS
 from tests.vm import initramfs, kernels, workload
+from tests.vm.booted import booted, wait_until_ready
 from tests.vm.guest import Guest
 from tests.vm.lab import Dump, ensure_dump
 from tests.vm.matrix import KERNELS, kernel
@@ -516,7 +517,9 @@ def test_core_that_is_cut_off(tmp_path: Path) -> None:
 def test_running_guest(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dump and no debug information: a guest that runs, over the emulator's monitor, which serves but one of us."""
     files = kernels.fetch(kernel("6.12"))
-    with Guest(files.vmlinuz, initramfs.build(files, workload.build("lab"))) as guest:
+    image = initramfs.build(files, workload.build("lab"))
+
+    def refused_until_ready(guest: Guest) -> None:
         deadline = time.monotonic() + 60
         while not guest.drgn_socket.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -524,7 +527,9 @@ def test_running_guest(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TargetError, match="no Linux kernel recognised"):
             open_target(TargetSpec(qemu=str(guest.drgn_socket), default_symbols="none"))
         gc.collect()  # hangs up
-        guest.wait_for("READY")
+        wait_until_ready(guest)
+
+    with booted(lambda: Guest(files.vmlinuz, image), refused_until_ready) as guest:
         target = open_target(TargetSpec(qemu=str(guest.drgn_socket), default_symbols="none"))
         assert target.types_source == "BTF in the guest's memory"
         assert target.release == files.release

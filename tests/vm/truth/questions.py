@@ -42,6 +42,8 @@ HUGE, HWPOISON = 1 << 17, 1 << 19
 GIGANTIC_POOL = "/sys/devices/system/node/node0/hugepages/hugepages-1048576kB/nr_hugepages"
 STUCK = "does not return"
 SOFT_OFFLINE = "/sys/devices/system/memory/soft_offline_page"
+# Compaction of the hot-plugged node begins with lru_add_drain_all().
+DRAINED_BY = "/sys/devices/system/node/node1/compact"
 
 
 def _asked(folio: Folio) -> Mark | None:
@@ -90,10 +92,6 @@ def _used(guest: Rewound, frames: range, but: int = 0) -> set[int]:
         if not int(flags, 0) & but:
             used.update(range(int(first, 0), int(first, 0) + int(pages)))
     return used
-
-
-# Compaction of the hot-plugged node begins with lru_add_drain_all().
-DRAINED_BY = "/sys/devices/system/node/node1/compact"
 
 
 def offline(
