@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Makes drgn's types of BTF, each when it is first asked for."""
+"""
+Makes drgn's types of BTF, each when it is first asked for.
+
+What drgn asks for by itself (the type of a member) and is damaged raises :class:`UnknownLayout`, too; but drgn before
+0.3 makes a plain :class:`Exception` of it, whose message begins with that name.
+"""
 
 from __future__ import annotations
 
