@@ -30,6 +30,7 @@ def test_the_kernel_does_what_was_said(name: str, scene: str) -> None:
     wrong = [
         (row.path, row.folio.scenarios, row.said, row.told) for row in result.rows if row.outcome is Outcome.DISAGREES
     ]
+    assert not result.failure
     assert not wrong
     assert all(block.agrees for block in result.blocks), result.blocks
     agreed = {row.path for row in result.rows if row.outcome is Outcome.AGREES}

@@ -45,6 +45,8 @@ def one(task: tuple[str, str]) -> Result:
         file=sys.stderr,
         flush=True,
     )
+    if result.failure:
+        print(f"{name} {scene} FAILED: {result.failure}", file=sys.stderr, flush=True)
     return result
 
 
@@ -74,7 +76,7 @@ def _rows(results: list[Result]) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Return 1 if the kernel disagrees anywhere."""
+    """Return 1 if the kernel disagrees anywhere, or has not answered everything."""
     parser = argparse.ArgumentParser(prog="python -m tests.vm.truth", description=__doc__)
     parser.add_argument("--kernel", action="append", choices=[entry.name for entry in KERNELS])
     parser.add_argument("--scene", action="append", choices=[scene.name for scene in SCENES])
@@ -99,8 +101,11 @@ def main() -> int:
         (DOCS / "accuracy.json").write_text(json.dumps(totals, indent=1, sort_keys=True) + "\n")
     wrong = [row for result in results for row in result.rows if row.outcome is Outcome.DISAGREES]
     wrong_blocks = [block for result in results for block in result.blocks if not block.agrees]
+    failures = [result for result in results if result.failure]
     print(f"{len(wrong)} folios and {len(wrong_blocks)} blocks disagree", file=sys.stderr)
-    return 1 if wrong or wrong_blocks else 0
+    if failures:
+        print(f"{len(failures)} scenes were not answered to the end", file=sys.stderr)
+    return 1 if wrong or wrong_blocks or failures else 0
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def page(results: list[Result], load: list[dict[str, Any]], totals: dict[str, An
     yield ""
     yield "Kernels: " + ", ".join(f"{name} ({release})" for name, release in totals["kernels"].items()) + "."
     yield ""
+    yield from _failures(results)
     yield from _paths(totals)
     yield from _disagreements(results)
     yield from _doubts(results)
@@ -150,6 +151,14 @@ def _paths(totals: dict[str, Any]) -> Iterator[str]:
     for path, kernels in totals["missing"].items():
         yield f"Cannot be asked: {path} on {', '.join(kernels)}."
     yield ""
+
+
+def _failures(results: list[Result]) -> Iterator[str]:
+    for result in results:
+        if result.failure:
+            why = result.failure.splitlines()[0]
+            yield f"**Not answered to the end**: {result.kernel}, scene {result.scene}: {why}."
+            yield ""
 
 
 def _ledger(one: Row) -> str:

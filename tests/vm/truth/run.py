@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from tests.vm.dumps import PAGE_SIZE, Dump
+from tests.vm.guest import GuestError
 from tests.vm.rewind import COST, Cost
 
 from . import questions, said
@@ -54,13 +55,22 @@ class Result:
     """Questions that this kernel cannot be asked."""
     costs: dict[str, Cost] = field(default_factory=dict)
     """Of the guests, by path."""
+    failure: str = ""
+    """Why it came to no end, if it did not: what is here is what was answered before."""
 
 
 def ask(dump: Dump) -> Result:
     """Put every question about a dump to its kernel."""
-    heard = said.read(dump)
     result = Result(dump.kernel, dump.release, dump.scene.name)
+    try:
+        _ask(dump, result)
+    except GuestError as error:  # its kernel has crashed: the others' answers are not lost with it
+        result.failure = str(error)
+    return result
 
+
+def _ask(dump: Dump, result: Result) -> None:
+    heard = said.read(dump)
     before = replace(COST)
 
     def add(path: str, answers: Answers) -> None:
@@ -87,7 +97,6 @@ def ask(dump: Dump) -> Result:
         result.missing.append("soft-offline")
     else:
         add("soft-offline", soft)
-    return result
 
 
 def _as_soft_offline(folio: Folio) -> Folio:
