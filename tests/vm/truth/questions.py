@@ -8,7 +8,6 @@ A question returns what became of each folio that it is about, by the page frame
 from __future__ import annotations
 
 import errno
-import re
 import time
 from collections.abc import Iterable
 
@@ -16,6 +15,7 @@ from tests.vm.dumps import Dump, Mark
 from tests.vm.rewind import Rewound
 
 from .answers import Answer, Told
+from .log import dumped, have_it_tell, stages_told
 from .patience import Patience
 from .said import Folio
 
@@ -109,6 +109,7 @@ def offline(
     with Rewound(dump) as guest:
         if alive is not None:
             _keep(guest, alive)
+        have_it_tell(guest)
         path = f"/sys/devices/system/memory/memory{block}/state"
         [[_, word]] = guest.ask(f"write 1 {path} offline")
         while tries > 1 and word == str(errno.EBUSY):
@@ -132,31 +133,31 @@ def offline(
             word = "yes"
         else:
             error = f"-{errno.errorcode[int(word)]}"
-            return f"no {error}", {folio.pfn: _given_up(folio, error) for folio in inside}
-        log = guest.guest.serial()
-    stages = _stages(log)
+            named = dumped(guest.guest.serial(), "unmovable page")
+            return f"no {error}", {folio.pfn: _given_up(folio, error, named) for folio in inside}
+        stages = stages_told(guest.guest.serial())
     result: Answers = {}
     for folio in inside:
         if used.isdisjoint(folio.frames):
             result[folio.pfn] = Told(Answer.MOVED)
         else:
-            result[folio.pfn] = Told(left.answer, left.word, stages.get(folio.pfn, ""))
+            stage = next((stages[pfn] for pfn in folio.frames if pfn in stages), "")
+            result[folio.pfn] = Told(left.answer, left.word, stage)
     return word, result
 
 
-def _given_up(folio: Folio, error: str) -> Told:
-    """Return what a folio was told when offlining gave up: some are looked for before it begins, others at its end."""
+def _given_up(folio: Folio, error: str, named: set[int]) -> Told:
+    """
+    Return what a folio was told when offlining gave up: some are looked for before it begins, others at its end.
+
+    :param named: The page frames that the kernel has named as unmovable
+    """
+    if not named.isdisjoint(folio.frames):
+        return Told(Answer.REFUSED, error, "isolation")
     check = folio.said["offline"]["check"] or ""
     if check.startswith(("has_unmovable_pages", "dissolve_free_hugetlb_folios")) and check.endswith(error):
         return Told(Answer.REFUSED, error)
     return Told(Answer.NOT_REACHED, error)
-
-
-def _stages(log: str) -> dict[int, str]:
-    """Return where offlining failed, for the few page frames that it names: its messages are limited in number."""
-    result = {int(pfn, 16): "isolation" for pfn in re.findall(r"failed to isolate pfn ([0-9a-f]+)", log)}
-    result.update({int(pfn, 16): "migration" for pfn in re.findall(r"migrating pfn ([0-9a-f]+) failed", log)})
-    return result
 
 
 def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) -> tuple[int, Answers]:
@@ -173,13 +174,22 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
             _keep(guest, alive)
         qmp = guest.guest.qmp
         _add_spare_memory(guest)
+        have_it_tell(guest)
         qmp("qom-set", path=DEVICE, property="requested-size", value=0)
         size = _settled(guest)
+        named = dumped(guest.guest.serial(), "migration failure")
         used, moved = _used(guest, frames), _mapped_elsewhere(guest, inside)
         stuck = bool(used) and _stuck(guest, size, len(frames) << 12)
-    left = Answer.BLOCKED if stuck else Answer.REFUSED
     moved |= {folio.pfn for folio in inside if used.isdisjoint(folio.frames)}
-    return size, {folio.pfn: Told(Answer.MOVED if folio.pfn in moved else left) for folio in inside}
+    left = Answer.BLOCKED if stuck else Answer.REFUSED
+    return size, {
+        folio.pfn: Told(Answer.MOVED) if folio.pfn in moved else _left(folio, left, named) for folio in inside
+    }
+
+
+def _left(folio: Folio, answer: Answer, named: set[int]) -> Told:
+    """Return what a folio was told that alloc_contig_range() left where it was, or failed to migrate if it is named."""
+    return Told(answer) if named.isdisjoint(folio.frames) else Told(answer, "migration failure", "migration")
 
 
 def _mapped_elsewhere(guest: Rewound, folios: Iterable[Folio]) -> set[int]:
@@ -272,6 +282,7 @@ def cma(dump: Dump, folios: list[Folio], area: range, alive: Iterable[str]) -> A
     inside = [folio for folio in folios if folio.pfn in area]
     with Rewound(dump) as guest:
         _keep(guest, alive)
+        have_it_tell(guest)
         [[_, word]] = guest.ask(f"write 1 {GIGANTIC_POOL} 1")
         patience = Patience(guest.guest, CMA_RUNS, STUCK_RESTS)
         while word == "running" and not patience.over(word):
@@ -280,7 +291,11 @@ def cma(dump: Dump, folios: list[Folio], area: range, alive: Iterable[str]) -> A
             raise AssertionError(f"{GIGANTIC_POOL}: {word}")
         # Looked at while the page is there: what is given back is somebody's again at once.
         used = _used(guest, area, but=HUGE)
-    return {folio.pfn: Told(Answer.MOVED if used.isdisjoint(folio.frames) else Answer.REFUSED) for folio in inside}
+        named = dumped(guest.guest.serial(), "migration failure")
+    return {
+        folio.pfn: Told(Answer.MOVED) if used.isdisjoint(folio.frames) else _left(folio, Answer.REFUSED, named)
+        for folio in inside
+    }
 
 
 def split(dump: Dump, folios: list[Folio]) -> Answers:
