@@ -36,7 +36,9 @@ def test_the_kernel_does_what_was_said(name: str, scene: str) -> None:
     agreed = {row.path for row in result.rows if row.outcome is Outcome.AGREES}
     assert agreed >= {"offline", "mbind", "mbind-move-all"}
     assert "contig" in agreed or scene == "boot"  # where nothing is in memory of virtio-mem
-    assert any(row.confirmed for row in result.rows)
+    confirmed = {row.path for row in result.rows if row.confirmed}
+    # What these are refused on is the kernel's to find while it offlines a block, and it names some of it.
+    assert confirmed >= ({"mbind", "offline"} if scene in ("lab", "pins", "huge") else {"mbind"})
 
 
 @pytest.mark.parametrize("entry", KERNELS, ids=lambda entry: entry.name)

@@ -37,7 +37,7 @@ soft_offline_page (`soft-offline`: what is said of `split` for a large folio, th
 
 Each question was asked once. Only where a memory block was refused and that was not said, the same guest was asked
 again (*asked again*): what the process that asks has just taken from free memory is on its way to the LRU, and refused
-in boot memory until that is over.
+in boot memory until that is over. It drains that first when it asks again.
 
 Not asked: about pins by vfio and RDMA, and about files of other filesystems than ext4, btrfs, xfs, vfat, FUSE, romfs,
 tmpfs, ramfs and hugetlbfs. Of the kernels here only 7.3 has CMA: of `contig`, its area of 1 GiB for hugetlb is asked

@@ -26,7 +26,7 @@ def stages_told(log: str) -> dict[int, str]:
     return result
 
 
-def dumped(log: str, why: str) -> set[int]:
+def dumped(log: str, why: str) -> frozenset[int]:
     """Return the page frames that the kernel has shown with dump_page(), for this reason."""
     result: set[int] = set()
     pfn = None
@@ -35,4 +35,4 @@ def dumped(log: str, why: str) -> set[int]:
             pfn = int(found[1], 16)
         if line.endswith(f"page dumped because: {why}") and pfn is not None:
             result.add(pfn)
-    return result
+    return frozenset(result)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from tests.vm.dumps import Dump, Mark
 from tests.vm.rewind import Rewound
@@ -42,8 +43,6 @@ HUGE, HWPOISON = 1 << 17, 1 << 19
 GIGANTIC_POOL = "/sys/devices/system/node/node0/hugepages/hugepages-1048576kB/nr_hugepages"
 STUCK = "does not return"
 SOFT_OFFLINE = "/sys/devices/system/memory/soft_offline_page"
-# Compaction of the hot-plugged node begins with lru_add_drain_all().
-DRAINED_BY = "/sys/devices/system/node/node1/compact"
 
 
 def _asked(folio: Folio) -> Mark | None:
@@ -94,15 +93,23 @@ def _used(guest: Rewound, frames: range, but: int = 0) -> set[int]:
     return used
 
 
+class Offlined(NamedTuple):
+    """What became of a memory block (as in :mod:`drgn_thp.verdicts`, or an errno), and of its folios."""
+
+    became: str
+    answers: Answers
+    named: frozenset[int] = frozenset()
+    """The page frames for which the kernel would not have the block, where it says so."""
+
+
 def offline(
     dump: Dump, folios: list[Folio], block: int, alive: Iterable[str] | None = None, tries: int = 1
-) -> tuple[str, Answers]:
+) -> Offlined:
     """
     Write "offline" to a memory block's state.
 
     :param alive: Only these scenarios are still there; all if None
-    :param tries: How often the same guest is asked as long as it says -EBUSY
-    :return: What became of the block (as in :mod:`drgn_thp.verdicts`, or an errno), and of its folios
+    :param tries: How often the same guest is asked as long as it says -EBUSY, again with nothing in batches of CPUs
     """
     frames = range(block * PAGES_PER_BLOCK, (block + 1) * PAGES_PER_BLOCK)
     inside = [folio for folio in folios if folio.pfn in frames]
@@ -113,8 +120,7 @@ def offline(
         path = f"/sys/devices/system/memory/memory{block}/state"
         [[_, word]] = guest.ask(f"write 1 {path} offline")
         while tries > 1 and word == str(errno.EBUSY):
-            guest.ask(f"write 60 {DRAINED_BY} 1")
-            [[_, word]] = guest.ask(f"write 1 {path} offline")
+            [[_, word]] = guest.ask(f"drained 1 {path} offline")
             tries -= 1
         patience = Patience(guest.guest, OFFLINE_RUNS, OFFLINE_RESTS)
         fewest = len(frames) + 1
@@ -134,7 +140,7 @@ def offline(
         else:
             error = f"-{errno.errorcode[int(word)]}"
             named = dumped(guest.guest.serial(), "unmovable page")
-            return f"no {error}", {folio.pfn: _given_up(folio, error, named) for folio in inside}
+            return Offlined(f"no {error}", {folio.pfn: _given_up(folio, error, named) for folio in inside}, named)
         stages = stages_told(guest.guest.serial())
     result: Answers = {}
     for folio in inside:
@@ -143,10 +149,10 @@ def offline(
         else:
             stage = next((stages[pfn] for pfn in folio.frames if pfn in stages), "")
             result[folio.pfn] = Told(left.answer, left.word, stage)
-    return word, result
+    return Offlined(word, result)
 
 
-def _given_up(folio: Folio, error: str, named: set[int]) -> Told:
+def _given_up(folio: Folio, error: str, named: frozenset[int]) -> Told:
     """
     Return what a folio was told when offlining gave up: some are looked for before it begins, others at its end.
 
@@ -187,7 +193,7 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
     }
 
 
-def _left(folio: Folio, answer: Answer, named: set[int]) -> Told:
+def _left(folio: Folio, answer: Answer, named: frozenset[int]) -> Told:
     """Return what a folio was told that alloc_contig_range() left where it was, or failed to migrate if it is named."""
     return Told(answer) if named.isdisjoint(folio.frames) else Told(answer, "migration failure", "migration")
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -18,8 +18,8 @@ from .questions import Answers
 from .said import Folio, Record, Said
 
 GIGANTIC_PAGES = 1 << 18
-# More than a batch of a CPU has pages, some of which are taken by who asks, each time.
-TRIES = 20
+# The second time, who asks has nothing in a batch of a CPU any more. Others may.
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ def _ask(dump: Dump, result: Result) -> None:
     area = _cma_area(dump)
     if area:
         add("contig", _cma(dump, heard, area))
-    answers, result.blocks = _offline(dump, heard)
+    answers, result.blocks, named = _offline(dump, heard)
     add("offline", answers)
+    result.rows += [row(folio, "offline", told) for folio, told in _unmovable(heard, named)]
     heard.folios[:] = [_as_soft_offline(folio) for folio in heard.folios]
     soft = questions.soft_offline(dump, heard.folios)
     if soft is None:
@@ -261,21 +262,27 @@ def _verdict(said: Record) -> str:
     return f"{said['verdict']}, no {first}" if first != answer else str(said["verdict"])
 
 
-def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
-    """Offline each block that is hot-plugged or has marked folios, by itself; once more for what was not reached."""
+def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], set[int]]:
+    """
+    Offline each block that is hot-plugged or has marked folios, by itself; once more for what was not reached.
+
+    :return: The answers by folio and by block, and which page frames the kernel has named when it refused a block
+    """
     said = {record["block"]: record["paths"]["offline"] for record in heard.blocks}
     result: Answers = {}
     blocks: list[BlockRow] = []
+    named: set[int] = set()
     frames = chain(dump.hotplug_pfns[:: questions.PAGES_PER_BLOCK], (folio.pfn for folio in heard.folios))
     for block in sorted({pfn // questions.PAGES_PER_BLOCK for pfn in frames} & set(said)):
-        became, answers = questions.offline(dump, heard.folios, block)
+        became, answers, unmovable = questions.offline(dump, heard.folios, block)
         mine = [folio for folio in heard.folios if folio.pfn in answers]
         asked = BlockRow(dump.scene.name, block, "offline", _verdict(said[block]), became)
         if became == "no -EBUSY" and not asked.agrees:
             # Who asks has just taken free memory, and that is in a batch of its CPU: in boot memory, that is refused.
-            became, answers = questions.offline(dump, heard.folios, block, tries=TRIES)
+            became, answers, unmovable = questions.offline(dump, heard.folios, block, tries=TRIES)
             asked = replace(asked, answer=became, again=True)
         blocks.append(asked)
+        named |= unmovable
         strangers = said[block]["refused"] > sum(folio.said["offline"]["verdict"] == "refused" for folio in mine)
         reached = _reached("offline", mine, answers, _anywhere, strangers)
         result.update(reached)
@@ -283,13 +290,21 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow]]:
         if unanswered:
             names = frozenset(name for folio in unanswered for name in folio.scenarios)
             # What scenarios held that were ended is looked at, too, as above.
-            _, again = questions.offline(dump, mine, block, names)
+            _, again, _ = questions.offline(dump, mine, block, names)
             if again:  # or it gave up at once, this time
                 again = _reached("offline", mine, again, _anywhere, strangers)
                 result.update((folio.pfn, again[folio.pfn]) for folio in unanswered)
         if became.startswith("no ") and blocks[-1].agrees:
             result.update((pfn, _with_its_block(result[pfn])) for pfn in answers)
-    return result, blocks
+    return result, blocks, named
+
+
+def _unmovable(heard: Said, named: set[int]) -> Iterator[tuple[Folio, Told]]:
+    """Yield the folios of nobody's scenario that the kernel has named, but for those of who asked: free in the dump."""
+    marked = {pfn for folio in heard.folios for pfn in folio.frames}
+    for folio in heard.of(sorted(named - marked)):
+        if folio.said["offline"]["type"] != "free":
+            yield folio, Told(Answer.REFUSED, "-EBUSY", "isolation")
 
 
 def _with_its_block(told: Told) -> Told:

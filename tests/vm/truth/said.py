@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +47,14 @@ class Folio:
 class Said:
     """All that drgn_thp says of a dump."""
 
+    context: Context
     folios: list[Folio]
     blocks: list[Record]
     summary: Record
+
+    def of(self, pfns: Iterable[int]) -> list[Folio]:
+        """Return the folios that these page frames are in, marked or not."""
+        return _folios(self.context, {pfn: [] for pfn in pfns})
 
 
 def read(dump: Dump) -> Said:
@@ -57,19 +63,25 @@ def read(dump: Dump) -> Said:
     context = Context.of(open_target(spec).prog)
     wanted = [path.of(context.kernel) for path in paths().values()]
     report = list(Report(context, Question(wanted, listed=lambda reason: False)).records())
+    by_pfn: dict[int, list[Mark]] = defaultdict(list)
+    for mark in dump.marks:
+        by_pfn[mark.pfn].append(mark)
     return Said(
-        _folios(context, dump), [r for r in report if r["kind"] == "block"], next(r for r in report if "folios" in r)
+        context,
+        _folios(context, by_pfn),
+        [record for record in report if record["kind"] == "block"],
+        next(record for record in report if "folios" in record),
     )
 
 
-def _folios(context: Context, dump: Dump) -> list[Folio]:
+def _folios(context: Context, by_pfn: Mapping[int, list[Mark]]) -> list[Folio]:
     marks: dict[int, list[Mark]] = defaultdict(list)
     parts = {}
-    for mark in dump.marks:
-        rows = context.memmap.read_folio(mark.pfn)
+    for pfn, own in by_pfn.items():
+        rows = context.memmap.read_folio(pfn)
         head = int(rows.pfn[0])
         parts[head] = rows
-        marks[head].append(mark)
+        marks[head] += own
     if not parts:
         return []  # a kernel that lacks every scenario of the scene
     said: dict[int, dict[str, Record]] = defaultdict(dict)

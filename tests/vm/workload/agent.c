@@ -145,7 +145,8 @@ static void wait_for_writer(int seconds)
 }
 
 // write SECONDS PATH TEXT: into a file of the kernel's, which makes it do something that may take for ever.
-static void write_for(char *rest)
+// drained SECONDS PATH TEXT: the same, when no page is in a batch of any CPU; least of all ours, which fork() has copied.
+static void write_for(char *rest, int drained)
 {
 	int seconds = strtol(rest, &rest, 0);
 	strsep(&rest, " ");
@@ -154,6 +155,10 @@ static void write_for(char *rest)
 	if (writer == 0) {
 		int fd = open(path, O_WRONLY);
 		outcome->error = 0;
+		if (drained) {
+			usleep(20000); // by then the parent has written to all that it writes to while it waits
+			drain();
+		}
 		if (fd < 0 || write(fd, rest, strlen(rest)) < 0)
 			outcome->error = errno;
 		_exit(0);
@@ -296,7 +301,9 @@ static void serve(char *line)
 	if (!strcmp(command, "move"))
 		move(rest);
 	else if (!strcmp(command, "write"))
-		write_for(rest);
+		write_for(rest, 0);
+	else if (!strcmp(command, "drained"))
+		write_for(rest, 1);
 	else if (!strcmp(command, "wait"))
 		wait_for_writer(atoi(rest));
 	else if (!strcmp(command, "kill"))
