@@ -10,7 +10,7 @@ import pytest
 
 from .guest import GuestError
 from .truth import accuracy, questions, run, said
-from .truth.log import dumped, stages_told
+from .truth.log import Shown, dumped, stages_told
 
 # Of 6.1, abridged.
 CONSOLE = """\
@@ -23,15 +23,16 @@ CONSOLE = """\
 [   12.200003] aops:shmem_aops ino:5 dentry name(?):"page dumped because: unmovable page"
 [   12.200004] page dumped because: migration failure
 [   12.300000] page:00000000a9deb476 refcount:1 mapcount:0 mapping:0000000000000000 index:0x0 pfn:0x102a00
-[   12.300001] page dumped because: unmovable page
+[   12.300001] anon flags: 0xfffffc0080004(uptodate|lru|swapbacked|node=0|zone=1|lastcpupid=0x1fffff)
+[   12.300002] page dumped because: unmovable page
 """
 
 
 def test_what_the_kernel_prints() -> None:
     """Each page frame with the step at which it failed."""
     assert stages_told(CONSOLE) == {0x10004D: "isolation", 0x101400: "migration"}
-    assert dumped(CONSOLE, "migration failure") == {0x101400}
-    assert dumped(CONSOLE, "unmovable page") == {0x102A00}
+    assert dumped(CONSOLE, "migration failure") == {0x101400: Shown(515, lru=False)}
+    assert dumped(CONSOLE, "unmovable page") == {0x102A00: Shown(1, lru=True)}
 
 
 def test_a_guest_that_crashes_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

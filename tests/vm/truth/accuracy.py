@@ -28,7 +28,8 @@ soft_offline_page (`soft-offline`: what is said of `split` for a large folio, th
 * **agrees**: the kernel did what was said. *Confirmed* are those where it also told an errno or the step at which it
   failed, and that is the one of the reason given: by move_pages(2), always; and where it prints them, which it limits,
   for folios that offlining finds unmovable or fails to isolate or to migrate, and that alloc_contig_range() fails to
-  migrate (since v5.13). What it told otherwise counts as a disagreement.
+  migrate (since v5.13). What it told otherwise counts as a disagreement. A page of no scenario that a memory block is
+  refused for counts as well, if it still has the reference count of the dump.
 * **doubt**: the verdict itself says that it may be otherwise by then: transient, or unknown.
 * **its block**: the kernel refused the whole memory block, for a page of its own or its place, before it came to this
   folio; and that was said of the block.

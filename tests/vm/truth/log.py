@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from tests.vm.rewind import Agent
 
 # What goes to the console: all that is less than this.
 CONSOLE, EVERYTHING = "/proc/sys/kernel/printk", 8
 DYNAMIC_DEBUG = "/proc/dynamic_debug/control"
+
+
+class Shown(NamedTuple):
+    """What dump_page() prints of a page, in part."""
+
+    refcount: int
+    lru: bool
 
 
 def have_it_tell(guest: Agent) -> None:
@@ -26,13 +34,15 @@ def stages_told(log: str) -> dict[int, str]:
     return result
 
 
-def dumped(log: str, why: str) -> frozenset[int]:
-    """Return the page frames that the kernel has shown with dump_page(), for this reason."""
-    result: set[int] = set()
-    pfn = None
+def dumped(log: str, why: str) -> dict[int, Shown]:
+    """Return what dump_page() has shown for this reason, by page frame."""
+    result: dict[int, Shown] = {}
+    pfn, refcount, flags = -1, 0, ""
     for line in log.splitlines():
-        if found := re.search(r"pfn:0x([0-9a-f]+)", line):
-            pfn = int(found[1], 16)
-        if line.endswith(f"page dumped because: {why}") and pfn is not None:
-            result.add(pfn)
-    return frozenset(result)
+        if found := re.search(r"refcount:(-?\d+) .*pfn:0x([0-9a-f]+)", line):
+            refcount, pfn, flags = int(found[1]), int(found[2], 16), ""
+        elif found := re.search(r"flags: 0x[0-9a-f]+\(([^)]*)\)", line):
+            flags = found[1]
+        elif line.endswith(f"page dumped because: {why}"):
+            result[pfn] = Shown(refcount, "lru" in flags.split("|"))
+    return result

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tests.vm.dumps import Dump, Mark
 from tests.vm.rewind import Rewound
 
 from .answers import Answer, Told
-from .log import dumped, have_it_tell, stages_told
+from .log import Shown, dumped, have_it_tell, stages_told
 from .patience import Patience
 from .said import Folio
 
@@ -98,8 +99,8 @@ class Offlined(NamedTuple):
 
     became: str
     answers: Answers
-    named: frozenset[int] = frozenset()
-    """The page frames for which the kernel would not have the block, where it says so."""
+    named: Mapping[int, Shown] = MappingProxyType({})
+    """The pages for which the kernel would not have the block, where it says so: what they were then."""
 
 
 def offline(
@@ -152,13 +153,13 @@ def offline(
     return Offlined(word, result)
 
 
-def _given_up(folio: Folio, error: str, named: frozenset[int]) -> Told:
+def _given_up(folio: Folio, error: str, named: Collection[int]) -> Told:
     """
     Return what a folio was told when offlining gave up: some are looked for before it begins, others at its end.
 
     :param named: The page frames that the kernel has named as unmovable
     """
-    if not named.isdisjoint(folio.frames):
+    if any(pfn in folio.frames for pfn in named):
         return Told(Answer.REFUSED, error, "isolation")
     check = folio.said["offline"]["check"] or ""
     if check.startswith(("has_unmovable_pages", "dissolve_free_hugetlb_folios")) and check.endswith(error):
@@ -193,9 +194,9 @@ def unplug(dump: Dump, folios: list[Folio], alive: Iterable[str] | None = None) 
     }
 
 
-def _left(folio: Folio, answer: Answer, named: frozenset[int]) -> Told:
+def _left(folio: Folio, answer: Answer, named: Collection[int]) -> Told:
     """Return what a folio was told that alloc_contig_range() left where it was, or failed to migrate if it is named."""
-    return Told(answer) if named.isdisjoint(folio.frames) else Told(answer, "migration failure", "migration")
+    return Told(answer, "migration failure", "migration") if any(p in folio.frames for p in named) else Told(answer)
 
 
 def _mapped_elsewhere(guest: Rewound, folios: Iterable[Folio]) -> set[int]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -14,6 +14,7 @@ from tests.vm.rewind import COST, Cost
 from . import questions, said
 from .answers import VACATED, Answer, Told
 from .judge import Row, row
+from .log import Shown
 from .questions import Answers
 from .said import Folio, Record, Said
 
@@ -262,16 +263,16 @@ def _verdict(said: Record) -> str:
     return f"{said['verdict']}, no {first}" if first != answer else str(said["verdict"])
 
 
-def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], set[int]]:
+def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], dict[int, Shown]]:
     """
     Offline each block that is hot-plugged or has marked folios, by itself; once more for what was not reached.
 
-    :return: The answers by folio and by block, and which page frames the kernel has named when it refused a block
+    :return: The answers by folio and by block, and what the kernel has named when it refused a block
     """
     said = {record["block"]: record["paths"]["offline"] for record in heard.blocks}
     result: Answers = {}
     blocks: list[BlockRow] = []
-    named: set[int] = set()
+    named: dict[int, Shown] = {}
     frames = chain(dump.hotplug_pfns[:: questions.PAGES_PER_BLOCK], (folio.pfn for folio in heard.folios))
     for block in sorted({pfn // questions.PAGES_PER_BLOCK for pfn in frames} & set(said)):
         became, answers, unmovable = questions.offline(dump, heard.folios, block)
@@ -282,7 +283,7 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], set[int]
             became, answers, unmovable = questions.offline(dump, heard.folios, block, tries=TRIES)
             asked = replace(asked, answer=became, again=True)
         blocks.append(asked)
-        named |= unmovable
+        named.update(unmovable)
         strangers = said[block]["refused"] > sum(folio.said["offline"]["verdict"] == "refused" for folio in mine)
         reached = _reached("offline", mine, answers, _anywhere, strangers)
         result.update(reached)
@@ -299,11 +300,14 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], set[int]
     return result, blocks, named
 
 
-def _unmovable(heard: Said, named: set[int]) -> Iterator[tuple[Folio, Told]]:
-    """Yield the folios of nobody's scenario that the kernel has named, but for those of who asked: free in the dump."""
-    marked = {pfn for folio in heard.folios for pfn in folio.frames}
-    for folio in heard.of(sorted(named - marked)):
-        if folio.said["offline"]["type"] != "free":
+def _unmovable(heard: Said, named: Mapping[int, Shown]) -> Iterator[tuple[Folio, Told]]:
+    """Yield the folios of nobody's scenario that the kernel has named, if they still were what they are in the dump."""
+    for pfn, shown in sorted(named.items()):
+        if any(pfn in folio.frames for folio in heard.folios):
+            continue
+        (folio,) = heard.of([pfn])
+        said = folio.said["offline"]
+        if shown == Shown(said["refcount"], "lru" in said["flags"]):
             yield folio, Told(Answer.REFUSED, "-EBUSY", "isolation")
 
 
