@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from .dumps import Dump, ensure_dump
-from .matrix import KERNELS, Kernel
+from .matrix import KERNELS, Kernel, kernel
 from .rewind import Rewound
+from .scenes import GIGANTIC
 
 pytestmark = pytest.mark.vm
 
@@ -55,3 +56,15 @@ def test_blocks_answer_as_was_said(entry: Kernel) -> None:
             path = f"/sys/devices/system/memory/memory{block}/state"
             (answers[block],) = rewound.ask(f"write {ENDLESS_SECONDS} {path} offline")
     assert answers == {block: expected(*said[block]) for block in said}
+
+
+def test_memory_of_a_cma_area_is_refused_even_if_it_is_free() -> None:
+    """Of the kernels here only 7.3 has CMA: 1 GiB for hugetlb."""
+    dump = ensure_dump(kernel("7.3"), scene=GIGANTIC)
+    said = {block: found for block, found in verdicts(dump).items() if "CMA" in found[1]}
+    assert len(said) == 8
+    assert set(said.values()) == {("no", "-EBUSY: a CMA area")}
+    with Rewound(dump) as rewound:
+        for block in said:
+            path = f"/sys/devices/system/memory/memory{block}/state"
+            assert rewound.ask(f"write {ENDLESS_SECONDS} {path} offline") == [expected(*said[block])]
