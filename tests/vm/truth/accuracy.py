@@ -19,11 +19,10 @@ what the tables are made of is in `accuracy.json`, and all single rows in what `
 A guest of each kernel is put into the states of a *scene* (`tests/vm/workload`), dumped, and its state saved. Every
 question goes to the guest at the very moment of the dump, so that one cannot spoil the next and the page frames are
 those of the dump. The answer is whether these frames were vacated, not what is printed: by move_pages(2) of every folio
-that a process maps (`mbind`, `mbind-move-all`), offlining of every memory block of the hot-plugged node and of those of
-boot memory that have marked folios (`offline`),
-virtio-mem's unplug with one company of scenarios alive at a time (`contig`), split_huge_pages of debugfs (`split`),
-compact_memory (`compaction-sync`, where only what has moved is an answer: it gives up for reasons of its own) and
-soft_offline_page (`soft-offline`: what is said of `split` for a large folio, then of `offline`).
+that a process maps (`mbind`, `mbind-move-all`), offlining of every memory block (`offline`), virtio-mem's unplug with
+one company of scenarios alive at a time (`contig`), split_huge_pages of debugfs (`split`), compact_memory
+(`compaction-sync`, where only what has moved is an answer: it gives up for reasons of its own) and soft_offline_page
+(`soft-offline`: what is said of `split` for a large folio, then of `offline`).
 
 * **agrees**: the kernel did what was said. *Confirmed* are those where it also told an errno or the step at which it
   failed, and that is the one of the reason given: by move_pages(2), always; and where it prints them, which it limits,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
 from tests.vm.dumps import PAGE_SIZE, Dump
 from tests.vm.guest import GuestError
@@ -265,7 +264,7 @@ def _verdict(said: Record) -> str:
 
 def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], dict[int, Shown]]:
     """
-    Offline each block that is hot-plugged or has marked folios, by itself; once more for what was not reached.
+    Offline each memory block, by itself; once more for what was not reached.
 
     :return: The answers by folio and by block, and what the kernel has named when it refused a block
     """
@@ -273,8 +272,7 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], dict[int
     result: Answers = {}
     blocks: list[BlockRow] = []
     named: dict[int, Shown] = {}
-    frames = chain(dump.hotplug_pfns[:: questions.PAGES_PER_BLOCK], (folio.pfn for folio in heard.folios))
-    for block in sorted({pfn // questions.PAGES_PER_BLOCK for pfn in frames} & set(said)):
+    for block in sorted(said):
         became, answers, unmovable = questions.offline(dump, heard.folios, block)
         mine = [folio for folio in heard.folios if folio.pfn in answers]
         asked = BlockRow(dump.scene.name, block, "offline", _verdict(said[block]), became)
@@ -301,13 +299,17 @@ def _offline(dump: Dump, heard: Said) -> tuple[Answers, list[BlockRow], dict[int
 
 
 def _unmovable(heard: Said, named: Mapping[int, Shown]) -> Iterator[tuple[Folio, Told]]:
-    """Yield the folios of nobody's scenario that the kernel has named, if they still were what they are in the dump."""
+    """
+    Yield the folios of nobody's scenario that the kernel has named, if they still were what they are in the dump.
+
+    Where that is a free page, it is its pageblock that is refused.
+    """
     for pfn, shown in sorted(named.items()):
         if any(pfn in folio.frames for folio in heard.folios):
             continue
         (folio,) = heard.of([pfn])
         said = folio.said["offline"]
-        if shown == Shown(said["refcount"], "lru" in said["flags"]):
+        if said["type"] != "buddy" and shown == Shown(said["refcount"], "lru" in said["flags"]):
             yield folio, Told(Answer.REFUSED, "-EBUSY", "isolation")
 
 
