@@ -82,6 +82,10 @@ class BlockCensus:
     """Folios of a live target that contradicted themselves however often they were read: not judged."""
     changed: bool = False
     """The block went on- or offline, or away, each time it was read: nothing is said of what is in it."""
+    cma: bool = False
+    """A pageblock is CMA's. has_unmovable_pages() refuses it whatever is in it, free pages, too."""
+    isolated: bool = False
+    """A pageblock is isolated just now: set_migratetype_isolate() refuses it likewise."""
     zones: dict[tuple[int, int], int] = field(default_factory=dict)
     """Pages in use by node and zone."""
     refused: Folios | None = None

@@ -173,8 +173,18 @@ class Scan:
             self._reaching_into(open_)
         for start, end in ranges:
             self._range(open_, start, end)
+            self._pageblocks(open_.census, start, end)
         self._scanned = range(self._scanned.start, block.end_pfn)
         return open_
+
+    def _pageblocks(self, census: BlockCensus, start: int, end: int) -> None:
+        """Note what the pageblocks of a range are that no folio need be in."""
+        size = self.context.sections.pages_per_section
+        for number in range(start // size, (end - 1) // size + 1):
+            odd = self.context.odd_pageblocks(number)
+            if odd is not None:
+                census.cma |= bool(odd.cma.any())
+                census.isolated |= bool(odd.isolated.any())
 
     def _reaching_into(self, open_: _Open) -> None:
         """Queue the folio that a block begins in the middle of: huge pages may be larger than memory blocks."""

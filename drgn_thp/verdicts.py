@@ -81,19 +81,6 @@ def structural(context: Context, census: BlockCensus) -> str:
     return ""
 
 
-def _odd_pageblocks(context: Context, census: BlockCensus) -> tuple[bool, bool]:
-    """
-    Return whether any pageblock of a block is CMA's, and whether any is isolated just now.
-
-    Both are refused whatever is in them: has_unmovable_pages() and set_migratetype_isolate() do not look at free pages
-    first.
-    """
-    size = context.sections.pages_per_section
-    sections = range(census.block.start_pfn // size, (census.block.end_pfn - 1) // size + 1)
-    odd = [found for found in map(context.odd_pageblocks, sections) if found is not None]
-    return any(found.cma.any() for found in odd), any(found.isolated.any() for found in odd)
-
-
 def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str, str]:
     """
     Return what becomes of a block on a path, and the kernel's word for it.
@@ -109,12 +96,11 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         return UNKNOWN, unreadable(context, census)
     if not census.block.online:
         return OFFLINE, ""
-    cma, isolated = _odd_pageblocks(context, census)
     if path == "offline":
         problem = structural(context, census)
         if problem:
             return NO, problem
-        if cma:
+        if census.cma:
             return NO, "-EBUSY: a CMA area"
         if census.huge_beyond and context.kernel.isolation_migrates_straddlers:
             return NO, "-EBUSY: a huge page reaches into the next block"
@@ -127,7 +113,8 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         (Duration.WILL_BLOCK, BLOCKS),
         (Duration.TRANSIENT, LATER),
     )
-    found = next((verdict for duration, verdict in order if durations.get(duration.value)), LATER if isolated else YES)
+    free = LATER if census.isolated else YES
+    found = next((verdict for duration, verdict in order if durations.get(duration.value)), free)
     last = next((answer for number, answer in at_the_end if number), "")
     if last and found in (LATER, YES):
         return NO, last
@@ -136,7 +123,7 @@ def block_verdict(context: Context, census: BlockCensus, path: str) -> tuple[str
         return UNKNOWN, unread
     if found == LATER and path == "offline" and any(counts.reasons.get(reason.name) for reason in DISSOLVED):
         return found, "-EBUSY"  # dissolve_free_hugetlb_folios(): nothing is tried again
-    at_first = isolated or any(counts.reasons.get(reason.name) for reason in AT_FIRST)
+    at_first = census.isolated or any(counts.reasons.get(reason.name) for reason in AT_FIRST)
     if found in (ENDLESS, BLOCKS) and path == "offline" and at_first:
         return found, "-EBUSY at first"
     return found, "-EBUSY" if found == NO else ""

@@ -13,15 +13,12 @@ from drgn_thp.census import BlockCensus, PathCensus
 from drgn_thp.describe import Describer
 from drgn_thp.folios import Folios
 from drgn_thp.gates import Duration, Gate, Path, Reason, Verdicts, reasons
-from drgn_thp.sections import OddPageblocks
 from drgn_thp.verdicts import block_verdict, duration, without
 
 CONTEXT: Any = SimpleNamespace(
     kernel=SimpleNamespace(isolation_migrates_straddlers=False),
     resources=SimpleNamespace(covers=lambda start, end: True),
     doubts=SimpleNamespace(unreadable_pageblocks=()),
-    sections=SimpleNamespace(pages_per_section=0x4000),
-    odd_pageblocks=lambda section: None,
 )
 BLOCK: Any = SimpleNamespace(start_pfn=0, end_pfn=0x8000, single_zone=True, online=True, pages=0x8000)
 
@@ -54,27 +51,24 @@ def test_offline(durations: dict[str, int], reasons: dict[str, int], said: tuple
     assert block_verdict(CONTEXT, census, "offline") == said
 
 
-NONE, ONE = numpy.array([False, False]), numpy.array([False, True])
-
-
 @pytest.mark.parametrize(
     ("odd", "durations", "offline", "contig"),
     [
-        (OddPageblocks(ONE, NONE), {}, ("no", "-EBUSY: a CMA area"), ("yes", "")),
-        (OddPageblocks(ONE, NONE), {"endless": 1}, ("no", "-EBUSY: a CMA area"), ("endless", "")),
-        (OddPageblocks(NONE, ONE), {}, ("later", ""), ("later", "")),
-        (OddPageblocks(NONE, ONE), {"endless": 1}, ("endless", "-EBUSY at first"), ("endless", "")),
-        (OddPageblocks(NONE, ONE), {"permanent": 1}, ("no", "-EBUSY"), ("no", "-EBUSY")),
+        ({"cma": True}, {}, ("no", "-EBUSY: a CMA area"), ("yes", "")),
+        ({"cma": True}, {"endless": 1}, ("no", "-EBUSY: a CMA area"), ("endless", "")),
+        ({"isolated": True}, {}, ("later", ""), ("later", "")),
+        ({"isolated": True}, {"endless": 1}, ("endless", "-EBUSY at first"), ("endless", "")),
+        ({"isolated": True}, {"permanent": 1}, ("no", "-EBUSY"), ("no", "-EBUSY")),
     ],
 )
 def test_pageblocks_full_of_free_pages_count(
-    odd: OddPageblocks, durations: dict[str, int], offline: tuple[str, str], contig: tuple[str, str]
+    odd: dict[str, bool], durations: dict[str, int], offline: tuple[str, str], contig: tuple[str, str]
 ) -> None:
-    """CMA's and isolated ones are refused without a look at their pages; here, one in the second section of a block."""
-    context = SimpleNamespace(**{**vars(CONTEXT), "odd_pageblocks": {0: None, 1: odd}.__getitem__})
-    census = BlockCensus(cast(Any, BLOCK), {name: PathCensus(durations=durations) for name in ("offline", "contig")})
-    assert block_verdict(cast(Any, context), census, "offline") == offline
-    assert block_verdict(cast(Any, context), census, "contig") == contig
+    """CMA's and isolated ones are refused without a look at their pages."""
+    counts = PathCensus(durations=durations)
+    census = BlockCensus(cast(Any, BLOCK), {"offline": counts, "contig": counts}, **odd)  # type: ignore[arg-type]
+    assert block_verdict(CONTEXT, census, "offline") == offline
+    assert block_verdict(CONTEXT, census, "contig") == contig
 
 
 def _gate(reason: Reason, lasts: Duration) -> Gate:
